@@ -1,0 +1,1 @@
+"""Small asyncio pieces that know nothing of models."""

@@ -1,0 +1,1 @@
+"""TrainedModel objects become ConfigMaps and truthful status."""

@@ -1,0 +1,72 @@
+"""The nouns: what is wanted, what was told, what is there. Bytes are plain `int`, times are Unix seconds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NewType
+
+from agent.core.reasons import Reason
+
+ModelName = NewType("ModelName", str)
+"""A name the agent takes: `[A-Za-z0-9_.-]{1,253}`, no leading dot, not `SUCCESS.*` (design §8.2)."""
+
+Revision = NewType("Revision", str)
+"""Lower-case hex digest of a resolved listing: paths, sizes, identities. New bytes are a new revision."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One accepted entry of models.json. `memory` is the text as written, null where it was absent."""
+
+    storage_uri: str
+    framework: str
+    memory_bytes: int
+    memory: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """An entry that the entry alone proves wrong. `name` is null where none could be read."""
+
+    name: str | None
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredState:
+    """What one document asks for, bad entries replaced by what was last accepted under their name.
+
+    `accepted` counts the entries of the document itself that are good; `models` also holds those that
+    stay because their entry was rejected (law 2). `digest` is the sha256 hex of the document's bytes.
+    """
+
+    models: Mapping[ModelName, ModelSpec]
+    rejected: tuple[Rejection, ...] = ()
+    accepted: int = 0
+    digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRevision:
+    """A complete, verified revision on disk: its manifest exists, and every blob of it."""
+
+    uri: str
+    revision: Revision
+    size_bytes: int
+    resolved_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the server was last told under a name, and whether it confirmed it.
+
+    `confirmed` is false from before the publish until the server's answer is known, and after an
+    outcome that could not be found out: then the name is loaded again (design §5).
+    `uri` is the storage URI this revision came from, `memory_bytes` what it was admitted with.
+    """
+
+    revision: Revision
+    uri: str
+    framework: str
+    memory_bytes: int
+    confirmed: bool

@@ -1,0 +1,1 @@
+"""The dummy model server and the local run."""

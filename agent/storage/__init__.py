@@ -1,0 +1,1 @@
+"""Where models come from: one file a scheme, behind the Protocol of `agent.storage.base`."""
