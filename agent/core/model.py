@@ -1,6 +1,6 @@
 """The nouns: what is wanted, what was told, what is there. Bytes are plain `int`, times are Unix seconds."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import NewType
 
@@ -70,3 +70,39 @@ class Told:
     framework: str
     memory_bytes: int
     confirmed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedState:
+    """One reading of disk and server.
+
+    `stored`     the newest complete revision of each URI.
+    `told`       what the server was told, by name.
+    `restorable` the names whose told revision is still complete on disk.
+    `loaded`     the names that the server itself lists as served, ours or not.
+    `server_up`  the server answered its last reading and is ready for work.
+    `layout_by_framework` the server's folder layout depends on the framework, so its change is a new load.
+    """
+
+    stored: Mapping[str, StoredRevision]
+    told: Mapping[ModelName, Told]
+    restorable: Container[ModelName]
+    loaded: frozenset[ModelName]
+    server_up: bool
+    layout_by_framework: bool = False
+
+    def serves(self, name: ModelName) -> Told | None:
+        """Return what the server is known to serve under *name*, None if nothing or if it is not known."""
+        told = self.told.get(name)
+        return told if told is not None and told.confirmed and name in self.loaded else None
+
+    def settled(self, name: ModelName, spec: ModelSpec) -> bool:
+        """Whether the server confirmed exactly the revision that *spec* means, as far as was listed."""
+        stored = self.stored.get(spec.storage_uri)
+        served = self.serves(name)
+        return (
+            stored is not None
+            and served is not None
+            and served.revision == stored.revision
+            and (not self.layout_by_framework or served.framework == spec.framework)
+        )

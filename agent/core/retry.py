@@ -1,0 +1,141 @@
+"""When a step that failed may be tried again. A hold is the only memory of a failure (law 7).
+
+Holds are keyed by what was tried, not by the model alone: a new URI, revision or removal starts fresh,
+and a failed unload is never mistaken for a failed load. Times are monotonic seconds.
+"""
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from agent.core.actions import Action, Cancelled, Failed, Fetch, Load, Outcome, Unload
+from agent.core.model import DesiredState, ModelName
+from agent.core.reasons import Reason
+
+
+class Step(StrEnum):
+    """What was tried."""
+
+    FETCH = "fetch"
+    LOAD = "load"
+    UNLOAD = "unload"
+
+
+HoldKey = tuple[Step, ModelName, str]
+"""The step, the model, and the URI fetched or the revision loaded ('' for an unload)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A failure and the time of the next try.
+
+    `relist`    the storage is listed again before that try: new bytes may mend what was refused.
+    `crashed`   the server died over it: its restart is no reason to try at once.
+    """
+
+    failures: int
+    until: float
+    reason: Reason
+    message: str
+    terminal: bool = False
+    relist: bool = False
+    crashed: bool = False
+
+
+Holds = Mapping[HoldKey, Hold]
+
+
+@dataclass(frozen=True, slots=True)
+class BackoffPolicy:
+    """Waiting times in seconds (design §8.7, §8.8). Full jitter: AWS Architecture Blog, 'Exponential
+    Backoff And Jitter'; the floor keeps a draw near nought from becoming a busy loop."""  # noqa: D205, D209
+
+    first_seconds: float = 1.0
+    cap_seconds: float = 60.0
+    floor_seconds: float = 0.1
+    terminal_seconds: float = 300.0
+    refused_cap_seconds: float = 3600.0
+    retry_after_cap_seconds: float = 300.0
+    crashes_before_quarantine: int = 3
+
+
+def hold_key(action: Action) -> HoldKey:
+    """Return what a failure of *action* is remembered under."""
+    match action:
+        case Fetch():
+            return (Step.FETCH, action.name, action.spec.storage_uri)
+        case Load():
+            return (Step.LOAD, action.name, action.revision)
+        case Unload():
+            return (Step.UNLOAD, action.name, "")
+
+
+def record(holds: Holds, outcome: Outcome, now: float, policy: BackoffPolicy, jitter: float) -> Holds:
+    """Return the holds after *outcome*. *jitter* is a draw from [0, 1).
+
+    A success ends the hold of its step; a fetch also frees a refused load that waited for a new listing.
+    """
+    key = hold_key(outcome.action)
+    if isinstance(outcome, Cancelled):
+        return holds
+    if isinstance(outcome, Failed):
+        return {**holds, key: _hold(holds.get(key), outcome, now, policy, jitter)}
+    waiting = [
+        other
+        for other, hold in holds.items()
+        if hold.relist and other[1] == outcome.action.name and isinstance(outcome.action, Fetch)
+    ]
+    if key not in holds and not waiting:
+        return holds
+    kept = {other: hold for other, hold in holds.items() if other != key}
+    return {**kept, **{other: replace(holds[other], relist=False) for other in waiting}}
+
+
+def _hold(before: Hold | None, outcome: Failed, now: float, policy: BackoffPolicy, jitter: float) -> Hold:
+    failures = (before.failures if before else 0) + 1
+    crashed = outcome.reason is Reason.SERVER_CRASHED
+    load = isinstance(outcome.action, Load)
+    refused = load and (outcome.terminal or (crashed and failures >= policy.crashes_before_quarantine))
+    if refused:
+        beyond = failures - (policy.crashes_before_quarantine if crashed else 1)
+        delay = min(policy.refused_cap_seconds, policy.terminal_seconds * 2.0 ** min(beyond, 30))
+    elif outcome.terminal:
+        delay = policy.terminal_seconds
+    else:
+        ceiling = min(policy.cap_seconds, policy.first_seconds * 2.0 ** min(failures - 1, 30))
+        asked = min(outcome.retry_after_seconds or 0.0, policy.retry_after_cap_seconds)
+        delay = max(policy.floor_seconds, ceiling * jitter, asked)
+    return Hold(
+        failures=failures,
+        until=now + delay,
+        reason=outcome.reason,
+        message=outcome.message,
+        terminal=outcome.terminal or refused,
+        relist=load and outcome.terminal,
+        crashed=crashed,
+    )
+
+
+def after_restart(holds: Holds) -> Holds:
+    """Return the holds once the server has restarted: what it refused, it may take now (design §8.7)."""
+    return {key: hold for key, hold in holds.items() if key[0] is Step.FETCH or hold.crashed}
+
+
+def still_meant(holds: Holds, desired: DesiredState, revisions: Container[tuple[ModelName, str]]) -> Holds:
+    """Drop what nobody asks for any more, so that coming back to it later is tried at once.
+
+    *revisions* holds the (name, revision) pairs that are wanted or were told.
+    """
+    models = desired.models
+
+    def meant(key: HoldKey) -> bool:
+        step, name, target = key
+        match step:
+            case Step.FETCH:
+                return name in models and models[name].storage_uri == target
+            case Step.LOAD:
+                return (name, target) in revisions
+            case Step.UNLOAD:
+                return name not in models
+
+    return {key: hold for key, hold in holds.items() if meant(key)}

@@ -1,0 +1,22 @@
+"""Numbers as people read them in messages."""
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def size(count: int) -> str:
+    """Return a count of bytes with a binary unit and at most one decimal: `1.5 GiB`, `512 MiB`."""
+    amount, unit = float(count), 0
+    while abs(amount) >= 1024 and unit < len(_UNITS) - 1:
+        amount, unit = amount / 1024, unit + 1
+    text = f"{amount:.1f}".removesuffix(".0")
+    return f"{text} {_UNITS[unit]}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in its largest fitting units: `8 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")
+    return f"{whole // 3600} h" + (f" {whole % 3600 // 60} min" if whole % 3600 // 60 else "")
