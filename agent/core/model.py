@@ -63,6 +63,7 @@ class Told:
     `confirmed` is false from before the publish until the server's answer is known, and after an
     outcome that could not be found out: then the name is loaded again (design §5).
     `uri` is the storage URI this revision came from, `memory_bytes` what it was admitted with.
+    `previous` is what the server had confirmed before, kept until it confirms this one.
     """
 
     revision: Revision
@@ -70,6 +71,7 @@ class Told:
     framework: str
     memory_bytes: int
     confirmed: bool
+    previous: "Told | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class ObservedState:
     `told`       what the server was told, by name.
     `restorable` the names whose told revision is still complete on disk.
     `loaded`     the names that the server itself lists as served, ours or not.
+    `moving`     the names that it lists as loading or unloading just now.
     `server_up`  the server answered its last reading and is ready for work.
     `layout_by_framework` the server's folder layout depends on the framework, so its change is a new load.
     """
@@ -89,6 +92,7 @@ class ObservedState:
     restorable: Container[ModelName]
     loaded: frozenset[ModelName]
     server_up: bool
+    moving: frozenset[ModelName] = frozenset()
     layout_by_framework: bool = False
 
     def serves(self, name: ModelName) -> Told | None:

@@ -133,7 +133,9 @@ class _Draft:
         for name in sorted(self._models):
             spec = self._models[name]
             running = self._busy.get(name)
-            if running is None:
+            if running is None and name in self._seen.moving:
+                self._verdicts[name] = LOADING
+            elif running is None:
                 self._wishes[name] = self._wish(name, spec)
             else:
                 self._verdicts[name] = _RUNNING[type(running)]
@@ -175,15 +177,15 @@ class _Draft:
         return unreachable or Fetch(name, spec, relist=True)
 
     def _way_back(self, name: ModelName) -> Load | None:
-        """Return the load that brings back what served before, if the server has lost it."""
+        """Return the load that brings back what served before, if the server lost it or may have."""
         told = self._seen.told.get(name)
-        if told is None or name in self._seen.loaded or name not in self._seen.restorable:
+        if told is None or self._seen.serves(name) is not None or name not in self._seen.restorable:
             return None
         hold = self._holds.get((Step.LOAD, name, told.revision))
         if hold is not None and (hold.until > self._now or hold.relist):
             return None
         spec = ModelSpec(told.uri, told.framework, told.memory_bytes)
-        return Load(name, spec, told.revision, told.uri)
+        return Load(name, spec, told.revision, told.uri, self._held_bytes(name))
 
     def _held(self, step: Step, name: ModelName, target: str) -> Hold | None:
         hold = self._holds.get((step, name, target))
@@ -195,8 +197,8 @@ class _Draft:
         """Return what the server holds under *name* while no action of ours runs there."""
         told = self._seen.told.get(name)
         spec = self._models.get(name)
-        if name not in self._seen.loaded:
-            return told.memory_bytes if told is not None and not told.confirmed else 0
+        if name not in self._seen.loaded and name not in self._seen.moving:
+            return 0
         if told is None:  # loaded by somebody else: only counted where the name is ours to manage
             return spec.memory_bytes if spec is not None else 0
         if spec is not None and self._seen.settled(name, spec):
@@ -212,7 +214,8 @@ class _Draft:
 
     def _count_reserved(self) -> int:
         held = 0
-        for name in {*self._seen.told, *(self._seen.loaded & self._models.keys())}:
+        there = self._seen.loaded | self._seen.moving
+        for name in there & (self._seen.told.keys() | self._models.keys()):
             if not isinstance(self._busy.get(name), Load):
                 held += self._held_bytes(name)
         for action in self._busy.values():
@@ -227,7 +230,7 @@ class _Draft:
         if isinstance(running, Load):
             return (Rank.RESIDENT, name, max(running.replaces_bytes, spec.memory_bytes))
         told = self._seen.told.get(name)
-        if name in self._seen.loaded:
+        if name in self._seen.loaded or name in self._seen.moving:
             settled = self._seen.settled(name, spec)
             return (
                 Rank.RESIDENT,
@@ -245,7 +248,9 @@ class _Draft:
     # What may start.
 
     def emit_unloads(self) -> None:
-        for name in sorted(self._seen.told.keys() - self._models.keys() - self._busy.keys()):
+        for name in sorted(
+            self._seen.told.keys() - self._models.keys() - self._busy.keys() - self._seen.moving
+        ):
             if self._seen.server_up and self._held(Step.UNLOAD, name, "") is None:
                 self._unloads.append(Unload(name, self._seen.told[name].memory_bytes))
 

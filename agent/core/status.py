@@ -110,6 +110,8 @@ def _phase(facts: Facts, *, ready: bool, stored: bool, settled: bool) -> Phase:
             return Phase.UPDATING
         case Fetch():
             return Phase.READY if settled else Phase.UPDATING if ready else Phase.DOWNLOADING
+        case None:
+            pass
     if settled:
         return Phase.READY
     if verdict is None:
@@ -134,6 +136,8 @@ def _reason(facts: Facts, *, settled: bool) -> Reason | None:
             return Reason.LOADING
         case Unload():
             return Reason.UPDATING
+        case None:
+            pass
     if facts.verdict is None or facts.verdict.reason is None:
         return Reason.QUEUED
     return facts.verdict.reason
@@ -177,7 +181,7 @@ def _conditions(
 ) -> tuple[Condition, ...]:
     short = facts.verdict is not None and facts.verdict.shortage is not None
 
-    def said(kind: ConditionType, status: bool | None) -> Condition:
+    def said(kind: ConditionType, status: bool) -> Condition:  # noqa: FBT001
         return Condition(kind, status) if status else Condition(kind, status, reason, message)
 
     if facts.spec is None:
