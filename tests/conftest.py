@@ -1,1 +1,5 @@
 """Fixtures for all tests."""
+
+import pytest
+
+pytest.register_assert_rewrite("tests.contracts")
