@@ -14,6 +14,7 @@ from agent.core.conditions import Condition, ConditionType, carried_over
 from agent.core.model import ModelName, ModelSpec, ObservedState, Revision
 from agent.core.plan import Verdict
 from agent.core.reasons import Reason
+from agent.core.retry import Hold
 
 
 class Phase(StrEnum):
@@ -62,12 +63,13 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of one model at one moment."""
+    """What is known of one model at one moment. `hold` is that of the running action, if it failed before."""
 
     name: ModelName
     spec: ModelSpec | None
     verdict: Verdict | None
     running: Action | None
+    hold: Hold | None = None
 
 
 def model_status(
@@ -79,7 +81,7 @@ def model_status(
     served = observed.serves(name)
     stored = observed.stored.get(spec.storage_uri) if spec is not None else None
     settled = spec is not None and observed.settled(name, spec)
-    hold = verdict.hold if verdict is not None else None
+    hold = facts.hold or (verdict.hold if verdict is not None else None)
     reason = _reason(facts, settled=settled)
     message = _message(facts, observed, reason)
     fresh = _conditions(facts, reason, message, ready=ready, stored=stored is not None, settled=settled)
@@ -93,7 +95,7 @@ def model_status(
         revision=stored.revision if stored is not None else None,
         served_revision=served.revision if served is not None else None,
         attempts=hold.failures if hold is not None else 0,
-        next_retry=hold.until if hold is not None else None,
+        next_retry=hold.until if hold is not None and facts.running is None else None,
         conditions=carried_over(fresh, before.conditions if before is not None else (), now),
     )
 

@@ -1,0 +1,277 @@
+"""The loop: retire what finished, observe, plan, start. Nothing here decides about models (design §3).
+
+Three things are remembered: what runs, what is on hold, and the standing plan until the next one.
+Planning gets at most a tenth of the wall time; between plans free slots take the next entry of the
+standing plan whose model is still as it was.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from agent.aio.wakeup import Wakeup
+from agent.core.actions import Action, Cancelled, Failed, Fetch, Load, Outcome, Succeeded, Unload
+from agent.core.errors import AgentError, RetryableError
+from agent.core.model import DesiredState, ModelName, ObservedState
+from agent.core.plan import Plan, Rules, Verdict, plan
+from agent.core.reasons import Reason
+from agent.core.retry import BackoffPolicy, Holds, after_restart, hold_key, record, still_meant
+from agent.core.status import Facts, model_status
+from agent.reconcile.world import World
+from agent.telemetry.board import Board, MemoryWord
+
+log = logging.getLogger("agent.reconcile")
+
+PLANNING_SHARE = 9.0  # the next plan starts no sooner than so many times the last one's duration
+A = TypeVar("A", bound=Action)
+
+WAITED_SECONDS = 600.0  # short of memory for so long: the next room is its own (design §8.3)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much at once, and how often at least. Seconds; `refresh_seconds` 0 means never."""
+
+    downloads: int = 4
+    resync_seconds: float = 30.0
+    refresh_seconds: float = 0.0
+
+
+class Reconciler:
+    """Moves the world towards what is wanted, for ever.
+
+    *wall* gives Unix seconds, *draw* numbers from [0, 1) for the jitter.
+    """
+
+    def __init__(
+        self, world: World, board: Board, rules: Rules, limits: Limits, clock: "Clock", backoff: BackoffPolicy
+    ) -> None:
+        self.wakeup = Wakeup()
+        self._world, self._board, self._rules, self._limits = world, board, rules, limits
+        self._clock, self._backoff = clock, backoff
+        self._desired: DesiredState | None = None
+        self._holds: Holds = {}
+        self._busy: dict[ModelName, Action] = {}
+        self._tasks: dict[ModelName, asyncio.Task[Outcome]] = {}
+        self._outcomes: deque[Outcome] = deque()
+        self._standing = _Standing()
+        self._verdicts: dict[ModelName, Verdict] = {}
+        self._prints: dict[ModelName, object] = {}
+        self._short_since: dict[ModelName, float] = {}
+        self._restarts = world.restarts
+        self._relist_before = 0.0
+        self._not_before = 0.0
+        self._settled = False
+
+    # What others say.
+
+    def want(self, desired: DesiredState) -> None:
+        """Take a new document; what is no longer meant loses its holds, so that it is tried at once."""
+        self._desired = desired
+        self._standing = _Standing()
+        seen = self._world.observe()
+        revisions = {
+            (name, stored.revision)
+            for name, spec in desired.models.items()
+            if (stored := seen.stored.get(spec.storage_uri)) is not None
+        } | {(name, told.revision) for name, told in seen.told.items()}
+        self._holds = still_meant(self._holds, desired, revisions)
+        self.wakeup.ring()
+
+    def resync(self) -> None:
+        """Forget all holds and list the storage again (SIGHUP)."""
+        self._holds = {}
+        self._relist_before = self._clock.wall()
+        self.wakeup.ring()
+
+    @property
+    def busy(self) -> Collection[ModelName]:
+        """The models that an action runs for."""
+        return self._busy.keys()
+
+    @property
+    def idle(self) -> bool:
+        """Whether the last plan had nothing to start, nothing runs, and no retry is due by itself."""
+        return self._settled and not self._busy and not self._outcomes
+
+    # The cycle.
+
+    async def run(self) -> None:
+        """Reconcile until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._retire()
+                if self._desired is not None and self._clock.now() >= self._not_before:
+                    self._replan(self._desired)
+                self._start(group)
+                await self.wakeup.wait(self._seconds_to_next())
+
+    def _retire(self) -> None:
+        while self._outcomes:
+            outcome = self._outcomes.popleft()
+            name = outcome.action.name
+            del self._busy[name], self._tasks[name]
+            self._standing.touched.add(name)
+            self._holds = record(self._holds, outcome, self._clock.now(), self._backoff, self._clock.draw())
+            self._log(outcome)
+            self._refresh(name, self._world.observe())
+
+    def _replan(self, desired: DesiredState) -> None:
+        began = self._clock.now()
+        observed = self._world.observe()
+        if self._world.restarts != self._restarts:
+            self._restarts = self._world.restarts
+            self._holds = after_restart(self._holds)
+        made = plan(
+            desired,
+            observed,
+            busy=self._busy,
+            holds=self._holds,
+            rules=self._rules,
+            now=began,
+            waited=self._waited(began),
+            relist_before=self._listed_before(),
+        )
+        for name in made.cancel:
+            self._tasks[name].cancel()
+        self._standing = _Standing(deque((*made.unloads, *made.loads)), deque(made.fetches))
+        self._settled = not (made.unloads or made.loads or made.fetches or made.cancel)
+        self._post(observed, made)
+        ended = self._clock.now()
+        self._not_before = ended + PLANNING_SHARE * (ended - began)
+
+    def _start(self, group: asyncio.TaskGroup) -> None:
+        fetches = sum(isinstance(action, Fetch) for action in self._busy.values())
+        server = len(self._busy) - fetches
+        observed = None
+        for action in (
+            *self._standing.take(self._standing.server, self._world.server_slots - server, self._busy),
+            *self._standing.take(self._standing.fetches, self._limits.downloads - fetches, self._busy),
+        ):
+            self._begin(group, action)
+            observed = observed or self._world.observe()
+            self._refresh(action.name, observed)
+
+    def _begin(self, group: asyncio.TaskGroup, action: Action) -> None:
+        kind = type(action).__name__.lower()
+        task = group.create_task(self._act(action), name=f"{kind} {action.name}")
+        self._busy[action.name], self._tasks[action.name] = action, task
+        task.add_done_callback(partial(self._finished, action))
+
+    async def _act(self, action: Action) -> Outcome:
+        """The action boundary: the one place where any error becomes an outcome."""
+        try:
+            await self._world.perform(action)
+        except AgentError as error:
+            retry_after = error.retry_after_seconds if isinstance(error, RetryableError) else None
+            terminal = not isinstance(error, RetryableError)
+            return Failed(action, error.reason, error.message, terminal, retry_after)
+        except Exception as error:
+            log.exception("a bug ended an action", extra={"model": action.name})
+            message = f"a fault in the agent itself ({type(error).__name__}); the log has the details"
+            return Failed(action, Reason.INTERNAL_ERROR, message)
+        return Succeeded(action)
+
+    def _finished(self, action: Action, task: asyncio.Task[Outcome]) -> None:
+        # A task that is cancelled before its first step runs none of its code, so the outcome is made here.
+        self._outcomes.append(Cancelled(action) if task.cancelled() else task.result())
+        self.wakeup.ring()
+
+    # When to look again without being rung.
+
+    def _seconds_to_next(self) -> float:
+        now = self._clock.now()
+        soonest = now + self._limits.resync_seconds
+        if self._desired is not None and now < self._not_before:
+            soonest = self._not_before
+        holds = (hold.until for hold in self._holds.values() if hold.until > now)
+        waits = (
+            since + WAITED_SECONDS for since in self._short_since.values() if since + WAITED_SECONDS > now
+        )
+        return max(0.0, min(soonest, *holds, *waits, soonest) - now)
+
+    def _waited(self, now: float) -> Collection[ModelName]:
+        return {name for name, since in self._short_since.items() if now - since >= WAITED_SECONDS}
+
+    def _listed_before(self) -> float:
+        if not self._limits.refresh_seconds:
+            return self._relist_before
+        return max(self._relist_before, self._clock.wall() - self._limits.refresh_seconds)
+
+    # What is shown.
+
+    def _post(self, observed: ObservedState, made: Plan) -> None:
+        assert self._desired is not None  # noqa: S101 - a plan was made from it
+        models, now = self._desired.models, self._clock.now()
+        short = {
+            name
+            for name, verdict in made.verdicts.items()
+            if verdict.shortage is not None and verdict.shortage.reason is Reason.MEMORY_BUDGET_EXCEEDED
+        }
+        self._short_since = {name: self._short_since.get(name, now) for name in short}
+        self._verdicts = dict(made.verdicts)
+        leaving = observed.told.keys() - models.keys()
+        for name in (*models, *leaving):
+            self._refresh(name, observed)
+        for name in self._board.models.keys() - models.keys() - leaving - self._busy.keys():
+            self._board.drop(name)
+            self._prints.pop(name, None)
+        self._board.say(memory=MemoryWord(self._rules.budget_bytes, made.reserved_bytes))
+
+    def _refresh(self, name: ModelName, observed: ObservedState) -> None:
+        """Post a model's status if anything that it is made of has changed."""
+        assert self._desired is not None  # noqa: S101 - nothing runs before a document was wanted
+        spec = self._desired.models.get(name)
+        running = self._busy.get(name)
+        if spec is None and running is None and name not in observed.told:
+            return  # it leaves the board with the next plan
+        verdict = self._verdicts.get(name)
+        stored = observed.stored.get(spec.storage_uri) if spec is not None else None
+        loaded = name in observed.loaded
+        made_of = (spec, verdict, running, stored, observed.told.get(name), loaded)
+        if self._prints.get(name) == made_of:
+            return
+        self._prints[name] = made_of
+        hold = self._holds.get(hold_key(running)) if running is not None else None
+        facts = Facts(name, spec, verdict, running, hold)
+        self._board.post(model_status(facts, observed, self._board.models.get(name), self._clock.wall()))
+
+    def _log(self, outcome: Outcome) -> None:
+        fields = {"model": outcome.action.name, "action": type(outcome.action).__name__}
+        if isinstance(outcome, Failed):
+            fields |= {"reason": outcome.reason, "message_": outcome.message}
+        log.debug("action %s", type(outcome).__name__.lower(), extra=fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """`now` is monotonic seconds, `wall` Unix seconds, `draw` a number from [0, 1)."""
+
+    now: Callable[[], float]
+    wall: Callable[[], float]
+    draw: Callable[[], float]
+
+
+class _Standing:
+    """The entries of the last plan that were not started yet, and the models it no longer speaks for."""
+
+    def __init__(
+        self, server: "deque[Load | Unload] | None" = None, fetches: "deque[Fetch] | None" = None
+    ) -> None:
+        self.server: deque[Load | Unload] = server if server is not None else deque()
+        self.fetches: deque[Fetch] = fetches if fetches is not None else deque()
+        self.touched: set[ModelName] = set()
+
+    def take(self, queue: "deque[A]", free: int, busy: Collection[ModelName]) -> "list[A]":
+        """Take the next *free* entries whose model is still as it was when the plan was made."""
+        taken: list[A] = []
+        while queue and len(taken) < free:
+            action = queue.popleft()
+            if action.name not in busy and action.name not in self.touched:
+                taken.append(action)
+                self.touched.add(action.name)
+        return taken

@@ -1,0 +1,149 @@
+"""The real world of one pod: the store, the fetcher and the model server, behind `World`.
+
+Outside a running load `<model-dir>/<name>` holds exactly what the server last confirmed (design §5):
+the intent is written before the publish, the outcome after; what fails puts the old folder back.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from agent.artifacts.fetch import Fetcher
+from agent.artifacts.manifest import Manifest
+from agent.artifacts.progress import Progress
+from agent.artifacts.store import Store
+from agent.core.actions import Action, Fetch, Load, Unload
+from agent.core.errors import AgentError, RetryableError, TerminalError
+from agent.core.model import ModelName, ModelSpec, ObservedState, Told
+from agent.core.reasons import Reason
+from agent.core.status import ProgressReading
+from agent.reconcile.server_link import ServerLink
+from agent.servers.base import ModelServer
+
+
+class Pod:
+    """Carries out actions on the store, the storage and the model server of this pod."""
+
+    def __init__(self, store: Store, fetcher: Fetcher, link: ServerLink) -> None:
+        self._store, self._fetcher, self._link = store, fetcher, link
+        self._progress: dict[str, Progress] = {}
+
+    @property
+    def restarts(self) -> int:
+        """How often the server was found to have lost what it had confirmed."""
+        return self._link.presence.restarts
+
+    @property
+    def server_slots(self) -> int:
+        """How many loads and unloads the server takes at once."""
+        return self._link.slots
+
+    def observe(self) -> ObservedState:
+        """Return what store and server link know at this moment; no I/O."""
+        presence, server = self._link.presence, self._link.server
+        told = self._store.told()
+        return ObservedState(
+            stored=self._store.revisions(),
+            told=told,
+            restorable=_Restorable(self._store, told),
+            loaded=presence.loaded,
+            server_up=presence.up,
+            moving=presence.moving,
+            layout_by_framework=server is not None and server.traits.framework_matters,
+        )
+
+    async def perform(self, action: Action) -> None:
+        """Do what *action* says; see `World`."""
+        match action:
+            case Fetch():
+                await self._fetch(action)
+            case Load():
+                await self._load(action)
+            case Unload():
+                await self._unload(action)
+
+    def progress(self, uri: str, now: float) -> ProgressReading | None:
+        """Return how far the running download of *uri* is, None where none runs."""
+        progress = self._progress.get(uri)
+        return progress.snapshot(now) if progress is not None else None
+
+    async def _fetch(self, action: Fetch) -> None:
+        uri = action.spec.storage_uri
+        progress = self._progress[uri] = Progress()
+        try:
+            await self._fetcher.fetch(uri, progress, relist=action.relist)
+        finally:
+            self._progress.pop(uri, None)
+
+    async def _load(self, action: Load) -> None:
+        server = self._link.server
+        if server is None:
+            raise RetryableError(Reason.SERVER_UNAVAILABLE, "the model server has not answered yet")
+        before = self._store.told().get(action.name)
+        good = before if before is None or before.confirmed else before.previous
+        try:
+            await asyncio.to_thread(self._publish, server, action, good)
+            await self._link.load(action.name)
+        except AgentError as error:
+            await asyncio.to_thread(self._put_back, server, action, good, error)
+            raise
+        told = _told(action, confirmed=True, previous=None)
+        await asyncio.to_thread(self._store.record, action.name, told)
+
+    async def _unload(self, action: Unload) -> None:
+        await self._link.unload(action.name)
+        await asyncio.to_thread(self._store.withdraw, action.name)
+        if not action.aside:
+            await asyncio.to_thread(self._store.record, action.name, None)
+
+    # The rest runs on a thread: bounded work on the local disk.
+
+    def _publish(self, server: ModelServer, action: Load, good: Told | None) -> None:
+        manifest = self._store.manifest(action.uri, action.revision)
+        if manifest is None:
+            raise RetryableError(Reason.DISK_ERROR, "the downloaded revision is gone from the store")
+        layout = self._layout(server, action.name, action.spec, manifest)
+        intent = _told(action, confirmed=False, previous=good)
+        self._store.record(
+            action.name, replace(intent, memory_bytes=max(intent.memory_bytes, action.replaces_bytes))
+        )
+        self._store.publish(action.name, manifest, layout)
+
+    def _put_back(self, server: ModelServer, action: Load, good: Told | None, error: AgentError) -> None:
+        """Put the old folder back, or take the new one away; remember what is still known."""
+        manifest = self._store.manifest(good.uri, good.revision) if good is not None else None
+        if good is not None and manifest is not None:
+            spec = ModelSpec(good.uri, good.framework, good.memory_bytes)
+            self._store.publish(action.name, manifest, self._layout(server, action.name, spec, manifest))
+        else:
+            self._store.withdraw(action.name)
+        if isinstance(error, TerminalError):
+            self._store.record(action.name, good)
+        elif good is not None:
+            self._store.record(action.name, replace(good, confirmed=False))
+        else:
+            self._store.record(action.name, _told(action, confirmed=False, previous=None))
+
+    def _layout(
+        self, server: ModelServer, name: ModelName, spec: ModelSpec, manifest: Manifest
+    ) -> Mapping[str, str | bytes]:
+        paths = [entry.path for entry in manifest.entries]
+        return server.layout(name, spec, paths, lambda path: self._store.read(manifest, path))
+
+
+def _told(action: Load, *, confirmed: bool, previous: Told | None) -> Told:
+    return Told(
+        action.revision, action.uri, action.spec.framework, action.spec.memory_bytes, confirmed, previous
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Restorable:
+    """The names whose told revision, or the one before it, is complete on disk; looked up when asked."""
+
+    store: Store
+    told: Mapping[ModelName, Told]
+
+    def __contains__(self, name: object) -> bool:
+        told = self.told.get(name)  # type: ignore[call-overload]
+        return told is not None and self.store.has(told.uri, told.revision)

@@ -1,0 +1,120 @@
+"""The agent's line to the model server: who it is, what it holds, and one load at a time where it must be.
+
+The server is the truth (law 4): it is read every 2 s, sooner in doubt, and never while a load of our
+own keeps its loop busy. A reading that an outcome has overtaken is thrown away.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection
+
+from agent.aio.wakeup import Wakeup
+from agent.core.errors import AgentError, RetryableError
+from agent.core.model import ModelName
+from agent.core.presence import Presence, after_outcome, after_reading, after_silence
+from agent.core.reasons import Reason
+from agent.servers.base import ModelServer, ModelState, ServerReading
+
+log = logging.getLogger("agent.server")
+
+READ_SECONDS = 2.0
+DOUBT_SECONDS = 0.25  # a name is missing, or the server is down: look again soon
+MOVING = frozenset({ModelState.LOADING, ModelState.UNLOADING})
+
+
+class ServerLink:
+    """Reads the server for ever and carries out loads and unloads on it.
+
+    *connect* finds the server and its protocol, and raises RetryableError while nothing answers. *ring*
+    is called when what the server says has changed.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[ModelServer]], ring: Callable[[], None]) -> None:
+        self.presence = Presence()
+        self.server: ModelServer | None = None
+        self._connect = connect
+        self._ring = ring
+        self._busy: set[ModelName] = set()
+        self._overtaken = 0
+        self._look = Wakeup()
+
+    @property
+    def slots(self) -> int:
+        """How many loads and unloads may run at once."""
+        return self.server.traits.concurrent_loads if self.server is not None else 1
+
+    async def watch(self) -> None:
+        """Read the server until cancelled."""
+        while True:
+            if not (self._busy and self.server is not None and self.server.traits.blocks_while_loading):
+                await self._read()
+            sure = self.presence.up and not self.presence.doubted
+            await self._look.wait(READ_SECONDS if sure else DOUBT_SECONDS)
+
+    async def load(self, name: ModelName) -> None:
+        """Load *name* and remember that it is confirmed. Raises what the server's adapter raises."""
+        await self._operate(name, loaded=True)
+
+    async def unload(self, name: ModelName) -> None:
+        """Unload *name* and remember that it is gone. Raises what the server's adapter raises."""
+        await self._operate(name, loaded=False)
+
+    async def close(self) -> None:
+        """Give back the connections."""
+        if self.server is not None:
+            await self.server.close()
+
+    async def _operate(self, name: ModelName, *, loaded: bool) -> None:
+        if self.server is None:
+            raise RetryableError(Reason.SERVER_UNAVAILABLE, "the model server has not answered yet")
+        self._busy.add(name)
+        try:
+            await (self.server.load(name) if loaded else self.server.unload(name))
+            self._overtaken += 1
+            self.presence = after_outcome(self.presence, name, loaded=loaded)
+        finally:
+            self._busy.discard(name)
+            self._look.ring()
+
+    async def _read(self) -> None:
+        overtaken, busy = self._overtaken, frozenset(self._busy)
+        before = self.presence
+        try:
+            if self.server is None:
+                self.server = await self._connect()
+                log.info("the model server answers", extra={"protocol": self.server.traits.protocol})
+            reading = await self.server.read()
+        except AgentError as error:
+            if busy or self._busy:
+                return  # never judge a server by its silence during a load of our own
+            self.presence = after_silence(self.presence)
+            if before.up:
+                log.warning("the model server does not answer", extra={"message_": error.message})
+        else:
+            if overtaken != self._overtaken:
+                self._look.ring()
+                return
+            self.presence = _read_off(before, reading, busy | self._busy)
+            if self.presence.restarts != before.restarts and before.failures == 0:
+                log.warning("the model server has lost models that it had confirmed")
+            if self.presence.up and not before.up:
+                log.info("the model server is ready", extra={"models": len(self.presence.loaded)})
+        if _changed(before, self.presence):
+            self._ring()
+
+
+def _read_off(before: Presence, reading: ServerReading, busy: Collection[ModelName]) -> Presence:
+    loaded = {ModelName(name) for name, state in reading.models.items() if state is ModelState.READY}
+    moving = {ModelName(name) for name, state in reading.models.items() if state in MOVING}
+    return after_reading(
+        before, ready=reading.ready, loaded=frozenset(loaded), moving=frozenset(moving), busy=busy
+    )
+
+
+def _changed(before: Presence, after: Presence) -> bool:
+    return (before.up, before.loaded, before.moving, before.restarts) != (
+        after.up,
+        after.loaded,
+        after.moving,
+        after.restarts,
+    )

@@ -1,0 +1,136 @@
+"""/status as JSON: the fixed interface, byte for byte the same for the same state (null where unknown).
+
+A model's piece is made once a change and kept, so that 10,000 models cost a join and not 10,000
+encodings. Secrets do not get this far, but URIs are shown without userinfo and query all the same.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from agent.core import uri
+from agent.core.conditions import Condition
+from agent.core.model import ModelName, ModelSpec
+from agent.core.status import ModelStatus, Phase, ProgressReading
+from agent.telemetry.board import Board
+
+API_VERSION = "model-agent/v1"
+_MOVING = frozenset({Phase.DOWNLOADING, Phase.UPDATING})
+
+
+def instant(seconds: float | None) -> str | None:
+    """Return Unix *seconds* as RFC 3339 in UTC with milliseconds."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def encoded(value: Any) -> bytes:
+    """Return compact JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+class Renderer:
+    """Renders the board. *unix* turns the monotonic time of a next try into Unix seconds."""
+
+    def __init__(self, board: Board, unix: Callable[[float], float]) -> None:
+        self._board = board
+        self._unix = unix
+        self._pieces: dict[ModelName, tuple[ModelStatus, bytes]] = {}
+
+    def names(self) -> list[ModelName]:
+        """Return the names of all models, sorted."""
+        return sorted(self._board.models)
+
+    def document(self, names: Iterable[ModelName], extra: dict[str, Any] | None = None) -> bytes:
+        """Return the whole of /status with the models of *names* that are still there."""
+        head = encoded(self._head() | (extra or {}))
+        pieces = b",".join(
+            self.piece(self._board.models[name]) for name in names if name in self._board.models
+        )
+        if len(self._pieces) > len(self._board.models):
+            self._pieces = {name: kept for name, kept in self._pieces.items() if name in self._board.models}
+        return head[:-1] + b',"models":[' + pieces + b"]}"
+
+    def piece(self, status: ModelStatus) -> bytes:
+        """Return one model, from memory unless it has changed or is on the move."""
+        known = self._pieces.get(status.name)
+        if known is not None and known[0] is status and status.phase not in _MOVING:
+            return known[1]
+        piece = encoded(self.model(status))
+        self._pieces[status.name] = (status, piece)
+        return piece
+
+    def model(self, status: ModelStatus) -> dict[str, Any]:
+        """Return one model as values."""
+        reading = self._board.progress(status.spec.storage_uri) if status.spec is not None else None
+        return {
+            "name": status.name,
+            "phase": status.phase,
+            "ready": status.ready,
+            "reason": status.reason,
+            "message": status.message,
+            "spec": _spec(status.spec),
+            "revision": status.revision,
+            "servedRevision": status.served_revision,
+            "progress": _progress(reading),
+            "attempts": status.attempts,
+            "nextRetryTime": instant(None if status.next_retry is None else self._unix(status.next_retry)),
+            "conditions": [_condition(condition) for condition in status.conditions],
+        }
+
+    def _head(self) -> dict[str, Any]:
+        config, server, memory = self._board.config, self._board.server, self._board.memory
+        free = None if memory.budget_bytes is None else max(memory.budget_bytes - memory.reserved_bytes, 0)
+        return {
+            "apiVersion": API_VERSION,
+            "config": {
+                "path": config.path,
+                "digest": config.digest,
+                "appliedDigest": config.applied_digest,
+                "accepted": config.accepted,
+                "rejected": [
+                    {"name": entry.name, "reason": entry.reason, "message": entry.message}
+                    for entry in config.rejected
+                ],
+                "error": config.error and {"reason": config.error[0], "message": config.error[1]},
+            },
+            "server": {"url": uri.redacted(server.url), "protocol": server.protocol, "ready": server.ready},
+            "memory": {
+                "budgetBytes": memory.budget_bytes,
+                "reservedBytes": memory.reserved_bytes,
+                "freeBytes": free,
+            },
+        }
+
+
+def _spec(spec: ModelSpec | None) -> dict[str, Any] | None:
+    if spec is None:
+        return None
+    return {
+        "storageUri": uri.redacted(spec.storage_uri),
+        "framework": spec.framework,
+        "memory": spec.memory,
+    }
+
+
+def _progress(reading: ProgressReading | None) -> dict[str, Any] | None:
+    if reading is None:
+        return None
+    return {
+        "bytes": reading.bytes,
+        "totalBytes": reading.total_bytes,
+        "bytesPerSecond": reading.bytes_per_second,
+        "etaSeconds": reading.eta_seconds,
+    }
+
+
+def _condition(condition: Condition) -> dict[str, Any]:
+    return {
+        "type": condition.type,
+        "status": {True: "True", False: "False", None: "Unknown"}[condition.status],
+        "reason": condition.reason,
+        "message": condition.message,
+        "lastTransitionTime": instant(condition.since),
+    }
