@@ -25,6 +25,7 @@ class Reason(StrEnum):
     CONFIG_UNREADABLE = "ConfigUnreadable"
     CONFIG_REJECTED = "ConfigRejected"
     CONFIG_TOO_LARGE = "ConfigTooLarge"
+    CONFIG_MOUNT_STATIC = "ConfigMountStatic"
     TOO_MANY_REMOVALS = "TooManyRemovals"
     INVALID_NAME = "InvalidName"
     INVALID_ENTRY = "InvalidEntry"
@@ -58,6 +59,7 @@ class Reason(StrEnum):
     READ_ONLY_VOLUME = "ReadOnlyVolume"
     RESOURCE_EXHAUSTED = "ResourceExhausted"
     CANNOT_REMOVE = "CannotRemove"
+    STORE_IN_USE = "StoreInUse"
     # the model server
     SERVER_UNAVAILABLE = "ServerUnavailable"
     SERVER_CRASHED = "ServerCrashed"
