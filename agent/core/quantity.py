@@ -97,7 +97,8 @@ def parse_quantity(text: str) -> Quantity:
 
 def _scaled_up(number: int, exponent: int) -> int:
     """Return number times ten to the exponent, rounded up to a whole one."""
-    return number * 10**exponent if exponent >= 0 else -(-number // 10**-exponent)
+    factor = int(10 ** abs(exponent))
+    return number * factor if exponent >= 0 else -(-number // factor)
 
 
 def _print_binary(number: int) -> str:
