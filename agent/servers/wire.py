@@ -1,0 +1,226 @@
+"""HTTP to one model server: bounded in time and in bytes, and exact about what is known afterwards.
+
+The one law here: a call ends in a Reply, in Unreached (the server never saw the request) or in Lost
+(it may have acted on it). Who gets Lost has to look up what happened.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from urllib.parse import quote, unquote, urlsplit
+
+import aiohttp
+from yarl import URL
+
+BODY_LIMIT = 64 * 1024
+INDEX_LIMIT = 16 * 1024 * 1024
+WORDS_LIMIT = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer: status, at most so many bytes of body as were asked for, and whether more followed."""
+
+    status: int
+    body: bytes
+    truncated: bool = False
+    retry_after_seconds: float | None = None
+
+    def json(self) -> object:
+        """Return the body as JSON, None where it is none (also for a body cut at the limit)."""
+        if self.truncated:
+            return None
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
+            return None
+
+    @property
+    def route_missing(self) -> bool:
+        """Tell a route that the server does not have from a model that it does not know.
+
+        FastAPI servers (KServe, MLServer) put their own errors under `error`, the framework's under `detail`.
+        """
+        document = self.json()
+        return self.status == 404 and not (isinstance(document, dict) and "error" in document)
+
+    def words(self) -> str:
+        """Return the server's own words on one printable line of at most 1 KiB."""
+        document = self.json()
+        text = None
+        if isinstance(document, dict):
+            text = document.get("error") or document.get("detail") or document.get("message")
+        if not isinstance(text, str):
+            text = self.body.decode("utf-8", "replace")
+        return printable(text)
+
+
+def printable(text: str, limit: int = WORDS_LIMIT) -> str:
+    """Return *text* on one line, without control characters, in at most *limit* bytes of UTF-8.
+
+    A long text loses its middle: a traceback says what it is about at its end.
+    """
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    raw = line.encode("utf-8", "replace")
+    if len(raw) <= limit:
+        return raw.decode()
+    half = (limit - 5) // 2
+    return f"{raw[:half].decode('utf-8', 'ignore')} ... {raw[-half:].decode('utf-8', 'ignore')}"
+
+
+class Unreached(Exception):  # noqa: N818 - it names what happened to the request
+    """The request never got to the server: refused, no such socket, no such name, no connection in time."""
+
+
+class Lost(Exception):  # noqa: N818 - it names what happened to the request
+    """The request was sent and no answer is known; `timed_out` tells silence from a broken connection."""
+
+    def __init__(self, message: str, *, timed_out: bool = False) -> None:
+        super().__init__(message)
+        self.timed_out = timed_out
+
+
+class Wire:
+    """The connections to one server, under `http(s)://host:port[/prefix]` or `unix:///path`.
+
+    No environment proxy, no cookie, no redirect, no compressed answer. `where` is the address as it may
+    be shown: without userinfo and query.
+    """
+
+    def __init__(self, url: str, *, connect_seconds: float = 3.0) -> None:
+        self.where, self._base, self._socket_path = _address(url)
+        self._connect_seconds = connect_seconds
+        self._session: aiohttp.ClientSession | None = None
+
+    async def get(self, path: str, *, seconds: float, limit: int = BODY_LIMIT) -> Reply:
+        """GET *path* (quoted already) within *seconds*, the body included."""
+        return await self._call("GET", path, None, seconds, limit)
+
+    async def post(self, path: str, body: bytes, *, seconds: float, limit: int = BODY_LIMIT) -> Reply:
+        """POST JSON to *path*. All calls of this protocol may be repeated without harm."""
+        return await self._call("POST", path, body, seconds, limit)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def _call(self, method: str, path: str, body: bytes | None, seconds: float, limit: int) -> Reply:
+        """Call, and once more where a kept connection had died unnoticed (fault M11).
+
+        Such a connection breaks at once; one that breaks later broke because of what was asked.
+        """
+        started = time.monotonic()
+        trace = SimpleNamespace(reused=False)
+        try:
+            return await self._once(method, path, body, seconds, limit, trace)
+        except Lost as lost:
+            if not trace.reused or lost.timed_out or time.monotonic() - started > 1.0:
+                raise
+        fresh = SimpleNamespace(reused=False)
+        try:
+            return await self._once(method, path, body, seconds, limit, fresh)
+        except Unreached as error:
+            raise Lost(str(error)) from error
+
+    async def _once(
+        self, method: str, path: str, body: bytes | None, seconds: float, limit: int, trace: SimpleNamespace
+    ) -> Reply:
+        timeout = aiohttp.ClientTimeout(total=seconds, connect=None, sock_connect=self._connect_seconds)
+        try:
+            async with self._opened().request(
+                method,
+                URL(self._base + path, encoded=True),
+                data=body,
+                timeout=timeout,
+                allow_redirects=False,
+                trace_request_ctx=trace,
+            ) as response:
+                return await _bounded(response, limit)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise Unreached(_cause(error)) from error
+        except TimeoutError as error:
+            raise Lost(f"no answer within {seconds:g} s", timed_out=True) from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise Lost(_cause(error)) from error
+
+    def _opened(self) -> aiohttp.ClientSession:
+        """Return the session; it is made at the first call, since it belongs to the running loop."""
+        if self._session is None:
+            connector = (
+                aiohttp.UnixConnector(path=self._socket_path)
+                if self._socket_path is not None
+                else aiohttp.TCPConnector(limit=32, keepalive_timeout=15)
+            )
+            trace = aiohttp.TraceConfig()
+            trace.on_connection_reuseconn.append(_note_reuse)
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=False,
+                headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
+                trace_configs=[trace],
+            )
+        return self._session
+
+
+def quoted(name: str) -> str:
+    """Return a name as one segment of a path; `.` and `..` cannot climb, `/` cannot split."""
+    return quote(name, safe="").replace(".", "%2E") if set(name) == {"."} else quote(name, safe="")
+
+
+def _address(url: str) -> tuple[str, str, str | None]:
+    """Return the address as shown, the base of request URLs, and a socket's path."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        path = unquote(parts.path)
+        if not path.startswith("/") or parts.netloc:
+            raise ValueError(f"a socket is written unix:///path, not {printable(url)}")
+        return f"unix://{path}", "http://localhost", path
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("a model server is addressed as http://host:port, https://host:port or unix:///path")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    port = f":{parts.port}" if parts.port is not None else ""
+    prefix = parts.path.rstrip("/")
+    return f"{parts.scheme}://{host}{port}{prefix}", f"{parts.scheme}://{parts.netloc}{prefix}", None
+
+
+async def _note_reuse(
+    _session: aiohttp.ClientSession, context: SimpleNamespace, _params: aiohttp.TraceConnectionReuseconnParams
+) -> None:
+    context.trace_request_ctx.reused = True
+
+
+async def _bounded(response: aiohttp.ClientResponse, limit: int) -> Reply:
+    """Read at most *limit* bytes; what follows is not read, and its connection is given up."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > limit:
+            response.close()
+            break
+    return Reply(response.status, bytes(body[:limit]), len(body) > limit, _retry_after(response.headers))
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return Retry-After where it is a number of seconds; its date form is not used by model servers."""
+    text = headers.get("Retry-After", "").strip()
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else None
+
+
+def _cause(error: BaseException) -> str:
+    """Name an error shortly; aiohttp's own texts repeat the address, which may hold userinfo."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "its TLS certificate is not trusted"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its host name cannot be resolved"
+    if isinstance(error, asyncio.TimeoutError):
+        return "no connection in time"
+    if isinstance(error, OSError) and error.strerror:
+        return printable(error.strerror, 200).lower()
+    return printable(type(error).__name__, 200)
