@@ -83,7 +83,7 @@ def record(holds: Holds, outcome: Outcome, now: float, policy: BackoffPolicy, ji
     waiting = [
         other
         for other, hold in holds.items()
-        if hold.relist and other[1] == outcome.action.name and isinstance(outcome.action, Fetch)
+        if hold.relist and other[:2] == (Step.LOAD, outcome.action.name) and isinstance(outcome.action, Fetch)
     ]
     if key not in holds and not waiting:
         return holds

@@ -3,11 +3,115 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Protocol
 
+from agent.artifacts.store import Store
 from agent.core.model import DesiredState
 from agent.core.modelconfig import ConfigError, desired_state, to_document
 from agent.core.reasons import Reason
 from agent.telemetry.board import Board
+from agent.watch import Document, Unreadable
 
 log = logging.getLogger("agent.config")
+
+
+class Source(Protocol):
+    """Where the document is."""
+
+    def read(self) -> Document | Unreadable:
+        """Return the document as it is now, or why there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRules:
+    """What the operator decided of documents. `max_removal` is None where any number may go at once."""
+
+    default_memory_bytes: int = 0
+    max_removal: int | None = None
+
+
+class ConfigKeeper:
+    """Keeps what is wanted equal to the last document that was good.
+
+    What was accepted is stored, so that an agent that starts over a refused document goes on with it.
+    `desired` is None until any document was accepted, in this life or the one before.
+    """
+
+    def __init__(self, source: Source, store: Store, board: Board, rules: DocumentRules) -> None:
+        self.desired: DesiredState | None = None
+        self._source, self._store, self._board, self._rules = source, store, board, rules
+
+    def recall(self) -> DesiredState | None:
+        """Return what was accepted last before this start; blocks briefly."""
+        raw = self._store.accepted_document()
+        if raw is None:
+            return None
+        try:
+            return desired_state(raw, None, default_memory_bytes=self._rules.default_memory_bytes)
+        except ConfigError:  # a later release may refuse what an earlier one stored
+            log.warning("the stored copy of the last accepted document cannot be read; going on without")
+            return None
+
+    async def look(self, want: Callable[[DesiredState], None]) -> None:
+        """Read the document once more and call *want* if something else is wanted now."""
+        found = await asyncio.to_thread(self._source.read)
+        if isinstance(found, Unreadable):
+            self._refuse(found.reason, found.message, None)
+            return
+        if found.digest == self._board.config.digest:
+            return
+        try:
+            desired = await asyncio.to_thread(self._parse, found.raw)
+        except ConfigError as error:
+            self._refuse(error.reason, error.message, found.digest)
+            return
+        if self.desired is None or desired.models != self.desired.models:
+            await asyncio.to_thread(self._store.remember_document, to_document(desired.models))
+        self._accept(desired)
+        want(desired)
+
+    def start_from(self, desired: DesiredState) -> None:
+        """Go on with what was accepted before this start, until a good document is there."""
+        self.desired = desired
+
+    def _parse(self, raw: bytes) -> DesiredState:
+        rules = self._rules
+        return desired_state(
+            raw,
+            self.desired,
+            default_memory_bytes=rules.default_memory_bytes,
+            max_removal=rules.max_removal,
+        )
+
+    def _accept(self, desired: DesiredState) -> None:
+        before = self.desired.models.keys() if self.desired is not None else frozenset()
+        self.desired = desired
+        fields = {
+            "digest": (desired.digest or "")[:12],
+            "models": len(desired.models),
+            "added": len(desired.models.keys() - before),
+            "removed": len(before - desired.models.keys()),
+        }
+        log.info("the document is in force", extra=fields)
+        for entry in desired.rejected:
+            extra = {"model": entry.name, "reason": entry.reason, "message_": entry.message}
+            log.warning("an entry of the document is rejected", extra=extra)
+        self._board.say(
+            config=replace(
+                self._board.config,
+                digest=desired.digest,
+                applied_digest=desired.digest,
+                accepted=desired.accepted,
+                rejected=desired.rejected,
+                error=None,
+            )
+        )
+
+    def _refuse(self, reason: Reason, message: str, digest: str | None) -> None:
+        word = replace(self._board.config, digest=digest, error=(reason, message))
+        if word.error != self._board.config.error or word.digest != self._board.config.digest:
+            keeps = "what was accepted last stays" if self.desired is not None else "nothing is wanted yet"
+            log.warning("the document is refused; %s", keeps, extra={"reason": reason, "message_": message})
+        self._board.say(config=word)

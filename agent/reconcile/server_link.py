@@ -4,7 +4,6 @@ The server is the truth (law 4): it is read every 2 s, sooner in doubt, and neve
 own keeps its loop busy. A reading that an outcome has overtaken is thrown away.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 

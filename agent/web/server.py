@@ -44,7 +44,8 @@ class StatusSite:
         after = request.query.get("continue", "")
         page = [name for name in names if name > after]
         more = len(page) > limit
-        return _json(self._renderer.document(page[:limit], {"continue": page[limit - 1] if more else None}))
+        following = {"continue": page[limit - 1] if more else None}
+        return _json(self._renderer.document(page[:limit], following))
 
     async def model(self, request: web.Request) -> web.Response:
         """Answer with one model."""
