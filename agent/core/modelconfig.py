@@ -76,7 +76,7 @@ def desired_state(
     if max_removal is not None and previous is not None:
         _check_removals(previous, models, max_removal)
     return DesiredState(
-        models=dict(sorted(models.items())),
+        models={name: models[name] for name in sorted(models)},
         rejected=tuple(rejected),
         accepted=len(accepted),
         digest=hashlib.sha256(raw).hexdigest(),
@@ -245,8 +245,8 @@ def _fields(pairs: tuple[tuple[str, Any], ...], fields: frozenset[str]) -> dict[
     are ignored.
     """
     found = dict(pairs)
-    if len(found) == len(pairs) and found.keys() <= fields and None not in found.values():
-        return found
+    if found.keys() == fields and len(pairs) == len(fields) and None not in found.values():
+        return found  # just what KServe writes
     found = {}
     for key, value in pairs:
         # the long s folds to s; lower() makes the Kelvin sign a k by itself
