@@ -1,0 +1,261 @@
+"""From a URI to a complete revision in the store: list, move what is missing, verify, write the manifest.
+
+Whatever moved the bytes, they are believed only after the checks of this file (design §6). What was
+verified before is never asked for again; what cannot be verified is thrown away.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from agent.artifacts.digests import strongest
+from agent.artifacts.errors import disk_errors
+from agent.artifacts.flights import Flight, Flights
+from agent.artifacts.manifest import BlobId, Entry, Manifest, blob_id
+from agent.artifacts.orders import Moved, Mover, Order
+from agent.artifacts.progress import Progress
+from agent.artifacts.retries import patiently
+from agent.artifacts.store import Store
+from agent.artifacts.threads import Threads
+from agent.core.errors import AgentError, RetryableError, TerminalError
+from agent.core.model import StoredRevision
+from agent.core.reasons import Reason
+from agent.core.revision import revision_of
+from agent.core.uri import redacted, scheme_of
+from agent.storage.base import Listing, RemoteObject, StorageProvider
+
+PROOFS = ("seen-first", "provider", "declared")
+"""Weakest first; a manifest says the weakest of its entries."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Landed:
+    """An object whose bytes are in the store: its file, its true identity, and how it was proved."""
+
+    entry: Entry
+    listed_size: int | None
+    identity: str
+    proof: str
+
+
+@dataclass(slots=True)
+class _Work:
+    """What a fetch has still to do: paths that are in the store, and objects that are not."""
+
+    landed: dict[str, _Landed] = field(default_factory=dict)
+    missing: list[RemoteObject] = field(default_factory=list)
+
+
+class Fetcher:
+    """Fetches revisions into one store. Any number of fetches may run at once, on one event loop.
+
+    `providers` gives the provider of a scheme, or raises TerminalError(UnsupportedScheme).
+    `make_room` is called on a worker thread with the bytes that are missing, before a fetch fails for
+    want of space; it may remove what nothing refers to.
+    """
+
+    def __init__(
+        self,
+        providers: Callable[[str], StorageProvider],
+        store: Store,
+        mover: Mover,
+        *,
+        make_room: Callable[[int], None] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._providers = providers
+        self._store = store
+        self._mover = mover
+        self._make_room = make_room
+        self._clock = clock
+        self._threads = Threads("fetch")
+        self._flights: Flights[_Landed] = Flights()
+
+    async def fetch(self, uri: str, progress: Progress, *, relist: bool) -> StoredRevision:
+        """Bring what *uri* names to the store and return it, complete and verified.
+
+        Without *relist* a revision of this URI that is in the store already is returned with no request
+        at all; with it the storage is listed, and a revision that is there is only touched.
+        Raises RetryableError or TerminalError. When cancelled, lets go within a second; only partials
+        and their journals are left.
+        """
+        if not relist and (stored := self._store.revisions().get(uri)) is not None:
+            progress.expect(stored.size_bytes)
+            progress.held(stored.size_bytes)
+            return stored
+        try:
+            return await self._attempt(uri, progress)
+        except AgentError as error:
+            if error.reason is not Reason.SNAPSHOT_CHANGED:
+                raise
+        return await self._attempt(uri, progress)  # the listing was stale: list again, once
+
+    async def close(self) -> None:
+        """Stop moving; what is on its way fails or is cancelled by its owner."""
+        self._mover.close()
+        self._threads.close()
+
+    async def _attempt(self, uri: str, progress: Progress) -> StoredRevision:
+        provider = self._provider(uri)
+        listing = await patiently(lambda: provider.resolve(uri))
+        resolved_at = self._clock()
+        progress.expect(_total(listing.objects))
+        plan = await self._threads.run(partial(self._look, uri, listing, resolved_at))
+        if isinstance(plan, StoredRevision):
+            progress.held(plan.size_bytes)
+            return plan
+        progress.held(sum(each.entry.size for each in plan.landed.values()))
+        while plan.missing:
+            await self._round(provider, plan, progress)
+        landed = [plan.landed[obj.path] for obj in listing.objects]
+        return await self._threads.run(partial(self._conclude, _manifest(uri, resolved_at, landed)))
+
+    def _provider(self, uri: str) -> StorageProvider:
+        scheme = scheme_of(uri)
+        if scheme is None:
+            raise TerminalError(Reason.INVALID_STORAGE_URI, f"{redacted(uri)[:200]!r} has no scheme")
+        return self._providers(scheme)
+
+    def _look(self, uri: str, listing: Listing, resolved_at: float) -> StoredRevision | _Work:
+        """Compare the listing with the store: all of it is there, or this is the work. Blocks."""
+        revision = revision_of((obj.path, obj.size, obj.identity) for obj in listing.objects)
+        if self._store.manifest(uri, revision) is not None:
+            return self._store.touch(uri, revision, resolved_at)
+        work = _Work()
+        remembered = self._remembered(uri)
+        for obj in listing.objects:
+            blob = blob_id(obj.identity)
+            if obj.pinned and obj.size is not None and self._store.holds(blob, obj.size):
+                work.landed[obj.path] = _held(obj, blob, obj.size, remembered.get(blob))
+            else:
+                work.missing.append(obj)
+        self._check_room(_total(work.missing) or 0)
+        return work
+
+    def _conclude(self, manifest: Manifest) -> StoredRevision:
+        """Write the manifest, but for unpinned bytes that turned out the same as before. Blocks."""
+        if self._store.manifest(manifest.uri, manifest.revision) is not None:
+            return self._store.touch(manifest.uri, manifest.revision, manifest.resolved_at)
+        return self._store.commit(manifest)
+
+    def _remembered(self, uri: str) -> dict[BlobId, str | None]:
+        """Return the checksums that the last revision of this URI recorded."""
+        last = self._store.revisions().get(uri)
+        manifest = self._store.manifest(uri, last.revision) if last is not None else None
+        return {entry.blob: entry.checksum for entry in manifest.entries} if manifest is not None else {}
+
+    def _check_room(self, need_bytes: int) -> None:
+        free = self._store.free_bytes()
+        if need_bytes > free and self._make_room is not None:
+            self._make_room(need_bytes - free)
+            free = self._store.free_bytes()
+        if need_bytes > free:
+            raise RetryableError(
+                Reason.DISK_FULL,
+                f"{need_bytes} bytes are to be downloaded and {free} bytes are free on the volume of "
+                f"{self._store.store_dir}; free some, or give it a larger volume",
+            )
+
+    async def _round(self, provider: StorageProvider, work: _Work, progress: Progress) -> None:
+        """Move what nobody moves yet, then take what others moved; what they gave up is left over."""
+        mine: dict[Flight[_Landed], RemoteObject] = {}
+        others: dict[str, Flight[_Landed]] = {}
+        for obj in work.missing:
+            flight, claimed = self._flights.claim(_partial_blob(obj))
+            if claimed:
+                mine[flight] = obj
+            else:
+                others[obj.path] = flight
+            progress.follow(flight.meter)
+        try:
+            if mine:
+                orders = [self._order(provider, flight, obj) for flight, obj in mine.items()]
+                await self._mover.move(orders)
+        finally:
+            for flight in mine:
+                self._flights.land(flight)
+        for flight in others.values():
+            await flight.landed.wait()
+        flights = {obj.path: flight for flight, obj in mine.items()} | others
+        for path, flight in flights.items():
+            progress.settle(flight.meter)
+            if flight.outcome is not None:
+                work.landed[path] = replace(flight.outcome, entry=replace(flight.outcome.entry, path=path))
+        work.missing = [obj for obj in work.missing if obj.path not in work.landed]
+
+    def _order(self, provider: StorageProvider, flight: Flight[_Landed], obj: RemoteObject) -> Order:
+        loop = asyncio.get_running_loop()
+        return Order(
+            obj=obj,
+            source=partial(provider.source, obj),
+            partial=self._store.partial_path(flight.blob),
+            journal=self._store.journal_path(flight.blob),
+            meter=flight.meter,
+            settle=lambda moved: self._flights.arrived(flight, self._settle(obj, flight.blob, moved), loop),
+            want=frozenset() if obj.pinned else frozenset({"sha256"}),
+        )
+
+    def _settle(self, obj: RemoteObject, blob: BlobId, moved: Moved) -> _Landed:
+        """Verify a partial and make it a blob, or throw it away and raise. Blocks."""
+        problem, proof = judge(obj, moved)
+        if problem:
+            self._store.partial_path(blob).unlink(missing_ok=True)
+            self._store.journal_path(blob).unlink(missing_ok=True)
+            raise RetryableError(Reason.INTEGRITY_MISMATCH, f"{obj.path}: {problem}; thrown away")
+        identity = obj.identity
+        if not obj.pinned:
+            identity = f"{obj.identity}#sha256:{moved.digests['sha256']}"
+            seen, blob = blob, blob_id(identity)
+            with disk_errors("naming a download by its digest"):
+                self._store.partial_path(seen).rename(self._store.partial_path(blob))
+        self._store.adopt(blob)
+        return _Landed(
+            entry=Entry(obj.path, moved.size, blob, strongest(moved.digests)),
+            listed_size=obj.size if obj.pinned else moved.size,
+            identity=identity,
+            proof=proof,
+        )
+
+
+def judge(obj: RemoteObject, moved: Moved) -> tuple[str | None, str]:
+    """Say what is wrong with the bytes of *moved*, None where nothing is, and what proves them.
+
+    Pure. Each checksum that is both known and computed must agree.
+    """
+    if obj.size is not None and moved.size != obj.size:
+        return f"{moved.size} bytes came where {obj.size} were listed", "seen-first"
+    proof = "seen-first"
+    for known in (obj.checksums, moved.told):
+        for algorithm, value in known.items():
+            computed = moved.digests.get(algorithm)
+            if computed is None:
+                continue
+            if computed != value.lower():
+                return f"its {algorithm} is {computed}, the storage says {value.lower()}", "seen-first"
+            proof = "provider"
+    return None, proof
+
+
+def _held(obj: RemoteObject, blob: BlobId, size: int, recorded: str | None) -> _Landed:
+    """Describe an object whose blob is there: it was verified when it was adopted."""
+    told = strongest(obj.checksums)
+    entry = Entry(obj.path, size, blob, told or recorded)
+    return _Landed(entry, obj.size, obj.identity, "provider" if told else "seen-first")
+
+
+def _partial_blob(obj: RemoteObject) -> BlobId:
+    return blob_id(obj.identity if obj.pinned else f"unpinned\n{obj.identity}")
+
+
+def _manifest(uri: str, resolved_at: float, landed: Sequence[_Landed]) -> Manifest:
+    entries = tuple(each.entry for each in landed)
+    revision = revision_of((each.entry.path, each.listed_size, each.identity) for each in landed)
+    proof = min((each.proof for each in landed), key=PROOFS.index)
+    return Manifest(uri=uri, revision=revision, resolved_at=resolved_at, entries=entries, proof=proof)
+
+
+def _total(objects: Sequence[RemoteObject]) -> int | None:
+    sizes = [obj.size for obj in objects]
+    return None if None in sizes else sum(size for size in sizes if size is not None)
