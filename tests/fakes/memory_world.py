@@ -1,0 +1,105 @@
+"""A world in memory on a simulated clock: storage, disk and server whose faults a test scripts.
+
+It keeps the promises of `World`, and checks on the way that nobody asks for what the laws forbid.
+"""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+from agent.core.actions import Action, Fetch, Load, Unload
+from agent.core.errors import AgentError, TerminalError
+from agent.core.model import ModelName, ObservedState, Revision, StoredRevision, Told
+from agent.core.reasons import Reason
+
+
+@dataclass
+class MemoryWorld:
+    """`content` maps a URI to the revision that storage holds; absent URIs are NotFound."""
+
+    content: dict[str, Revision] = field(default_factory=dict)
+    fetch_faults: dict[str, AgentError] = field(default_factory=dict)
+    bad_revisions: set[str] = field(default_factory=set)
+    fetch_seconds: float = 1.0
+    load_seconds: float = 1.0
+    server_slots: int = 1
+    server_up: bool = True
+    restarts: int = 0
+    budget_bytes: int | None = None
+    stored: dict[str, StoredRevision] = field(default_factory=dict)
+    told: dict[ModelName, Told] = field(default_factory=dict)
+    loaded: dict[ModelName, tuple[Revision, int]] = field(default_factory=dict)
+    calls: Counter = field(default_factory=Counter)
+    running: dict[ModelName, Action] = field(default_factory=dict)
+    peak: Counter = field(default_factory=Counter)
+    lowest: dict[ModelName, int] = field(default_factory=dict)
+
+    def observe(self) -> ObservedState:
+        return ObservedState(
+            stored=dict(self.stored),
+            told=dict(self.told),
+            restorable=frozenset(self.told),
+            loaded=frozenset(self.loaded),
+            server_up=self.server_up,
+        )
+
+    def restart_server(self) -> None:
+        self.loaded.clear()
+        self.restarts += 1
+
+    async def perform(self, action: Action) -> None:
+        assert action.name not in self.running, "two actions for one model at once"
+        kind = type(action).__name__
+        self.calls[kind, action.name] += 1
+        self.running[action.name] = action
+        self.peak[kind] = max(
+            self.peak[kind], sum(type(other) is type(action) for other in self.running.values())
+        )
+        try:
+            match action:
+                case Fetch():
+                    await self._fetch(action)
+                case Load():
+                    await self._load(action)
+                case Unload():
+                    await self._unload(action)
+        finally:
+            del self.running[action.name]
+
+    async def _fetch(self, action: Fetch) -> None:
+        uri = action.spec.storage_uri
+        await asyncio.sleep(self.fetch_seconds)
+        if uri in self.fetch_faults:
+            raise self.fetch_faults[uri]
+        if uri not in self.content:
+            raise TerminalError(Reason.NOT_FOUND, f"{uri} is empty")
+        self.stored[uri] = StoredRevision(uri, self.content[uri], 1, asyncio.get_running_loop().time())
+
+    async def _load(self, action: Load) -> None:
+        self._check_budget()
+        before = self.told.get(action.name)
+        bytes_ = action.spec.memory_bytes
+        self.told[action.name] = Told(
+            action.revision, action.uri, action.spec.framework, bytes_, confirmed=False
+        )
+        await asyncio.sleep(self.load_seconds)
+        if action.revision in self.bad_revisions:
+            if before is None:
+                del self.told[action.name]
+            else:
+                self.told[action.name] = before
+            raise TerminalError(Reason.LOAD_REJECTED, "these bytes are no model")
+        self.told[action.name] = replace(self.told[action.name], confirmed=True)
+        self.loaded[action.name] = (action.revision, bytes_)
+
+    async def _unload(self, action: Unload) -> None:
+        await asyncio.sleep(self.load_seconds)
+        self.loaded.pop(action.name, None)
+        if not action.aside:
+            self.told.pop(action.name, None)
+
+    def _check_budget(self) -> None:
+        """Law 5: resident, releasing and the peak of what is loading never pass the budget."""
+        held = sum(bytes_ for _, bytes_ in self.loaded.values())
+        coming = sum(act.spec.memory_bytes for act in self.running.values() if isinstance(act, Load))
+        assert self.budget_bytes is None or held + coming <= self.budget_bytes
