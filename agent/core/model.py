@@ -63,7 +63,6 @@ class Told:
     `confirmed` is false from before the publish until the server's answer is known, and after an
     outcome that could not be found out: then the name is loaded again (design §5).
     `uri` is the storage URI this revision came from, `memory_bytes` what it was admitted with.
-    `previous` is what the server had confirmed before, kept until it confirms this one.
     """
 
     revision: Revision
@@ -71,7 +70,6 @@ class Told:
     framework: str
     memory_bytes: int
     confirmed: bool
-    previous: "Told | None" = None
 
 
 @dataclass(frozen=True, slots=True)

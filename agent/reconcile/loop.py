@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from typing import TypeVar
 
@@ -39,6 +40,14 @@ class Limits:
     downloads: int = 4
     resync_seconds: float = 30.0
     refresh_seconds: float = 0.0
+
+
+class Outlook(StrEnum):
+    """How things stand: still to be done, all done, or left undone until somebody changes something."""
+
+    WORKING = "working"
+    SETTLED = "settled"
+    STUCK = "stuck"
 
 
 class Reconciler:
@@ -73,6 +82,7 @@ class Reconciler:
         """Take a new document; what is no longer meant loses its holds, so that it is tried at once."""
         self._desired = desired
         self._standing = _Standing()
+        self._settled = False
         seen = self._world.observe()
         revisions = {
             (name, stored.revision)
@@ -93,10 +103,17 @@ class Reconciler:
         """The models that an action runs for."""
         return self._busy.keys()
 
-    @property
-    def idle(self) -> bool:
-        """Whether the last plan had nothing to start, nothing runs, and no retry is due by itself."""
-        return self._settled and not self._busy and not self._outcomes
+    def outlook(self) -> Outlook:
+        """Say whether there is anything left to do, and whether waiting will do it."""
+        if self._desired is None or not self._settled or self._busy or self._outcomes:
+            return Outlook.WORKING
+        left = [verdict for verdict in self._verdicts.values() if verdict.reason is not None]
+        if not left and self._verdicts.keys() == self._desired.models.keys():
+            return Outlook.SETTLED
+        hopeless = all(
+            (verdict.hold is not None and verdict.hold.terminal) or verdict.shortage for verdict in left
+        )
+        return Outlook.STUCK if hopeless else Outlook.WORKING
 
     # The cycle.
 
@@ -104,6 +121,7 @@ class Reconciler:
         """Reconcile until cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
+                self._board.turned_at = self._clock.now()
                 self._retire()
                 if self._desired is not None and self._clock.now() >= self._not_before:
                     self._replan(self._desired)

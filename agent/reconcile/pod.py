@@ -5,7 +5,7 @@ the intent is written before the publish, the outcome after; what fails puts the
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from agent.artifacts.fetch import Fetcher
@@ -24,8 +24,8 @@ from agent.servers.base import ModelServer
 class Pod:
     """Carries out actions on the store, the storage and the model server of this pod."""
 
-    def __init__(self, store: Store, fetcher: Fetcher, link: ServerLink) -> None:
-        self._store, self._fetcher, self._link = store, fetcher, link
+    def __init__(self, store: Store, fetcher: Fetcher, link: ServerLink, now: Callable[[], float]) -> None:
+        self._store, self._fetcher, self._link, self._now = store, fetcher, link, now
         self._progress: dict[str, Progress] = {}
 
     @property
@@ -40,7 +40,7 @@ class Pod:
 
     def observe(self) -> ObservedState:
         """Return what store and server link know at this moment; no I/O."""
-        presence, server = self._link.presence, self._link.server
+        presence = self._link.presence
         told = self._store.told()
         return ObservedState(
             stored=self._store.revisions(),
@@ -49,7 +49,7 @@ class Pod:
             loaded=presence.loaded,
             server_up=presence.up,
             moving=presence.moving,
-            layout_by_framework=server is not None and server.traits.framework_matters,
+            layout_by_framework=self._link.server.traits.framework_matters,
         )
 
     async def perform(self, action: Action) -> None:
@@ -62,14 +62,14 @@ class Pod:
             case Unload():
                 await self._unload(action)
 
-    def progress(self, uri: str, now: float) -> ProgressReading | None:
+    def progress(self, uri: str) -> ProgressReading | None:
         """Return how far the running download of *uri* is, None where none runs."""
         progress = self._progress.get(uri)
-        return progress.snapshot(now) if progress is not None else None
+        return progress.snapshot(self._now()) if progress is not None else None
 
     async def _fetch(self, action: Fetch) -> None:
         uri = action.spec.storage_uri
-        progress = self._progress[uri] = Progress()
+        progress = self._progress[uri] = Progress(self._now())
         try:
             await self._fetcher.fetch(uri, progress, relist=action.relist)
         finally:
@@ -77,17 +77,15 @@ class Pod:
 
     async def _load(self, action: Load) -> None:
         server = self._link.server
-        if server is None:
-            raise RetryableError(Reason.SERVER_UNAVAILABLE, "the model server has not answered yet")
         before = self._store.told().get(action.name)
-        good = before if before is None or before.confirmed else before.previous
+        good = before if before is None or before.confirmed else self._store.previous().get(action.name)
         try:
-            await asyncio.to_thread(self._publish, server, action, good)
+            await asyncio.to_thread(self._publish, server, action)
             await self._link.load(action.name)
         except AgentError as error:
             await asyncio.to_thread(self._put_back, server, action, good, error)
             raise
-        told = _told(action, confirmed=True, previous=None)
+        told = _told(action, confirmed=True)
         await asyncio.to_thread(self._store.record, action.name, told)
 
     async def _unload(self, action: Unload) -> None:
@@ -98,12 +96,12 @@ class Pod:
 
     # The rest runs on a thread: bounded work on the local disk.
 
-    def _publish(self, server: ModelServer, action: Load, good: Told | None) -> None:
+    def _publish(self, server: ModelServer, action: Load) -> None:
         manifest = self._store.manifest(action.uri, action.revision)
         if manifest is None:
             raise RetryableError(Reason.DISK_ERROR, "the downloaded revision is gone from the store")
         layout = self._layout(server, action.name, action.spec, manifest)
-        intent = _told(action, confirmed=False, previous=good)
+        intent = _told(action, confirmed=False)
         self._store.record(
             action.name, replace(intent, memory_bytes=max(intent.memory_bytes, action.replaces_bytes))
         )
@@ -122,7 +120,7 @@ class Pod:
         elif good is not None:
             self._store.record(action.name, replace(good, confirmed=False))
         else:
-            self._store.record(action.name, _told(action, confirmed=False, previous=None))
+            self._store.record(action.name, _told(action, confirmed=False))
 
     def _layout(
         self, server: ModelServer, name: ModelName, spec: ModelSpec, manifest: Manifest
@@ -131,15 +129,14 @@ class Pod:
         return server.layout(name, spec, paths, lambda path: self._store.read(manifest, path))
 
 
-def _told(action: Load, *, confirmed: bool, previous: Told | None) -> Told:
-    return Told(
-        action.revision, action.uri, action.spec.framework, action.spec.memory_bytes, confirmed, previous
-    )
+def _told(action: Load, *, confirmed: bool) -> Told:
+    spec = action.spec
+    return Told(action.revision, action.uri, spec.framework, spec.memory_bytes, confirmed)
 
 
 @dataclass(frozen=True, slots=True)
 class _Restorable:
-    """The names whose told revision, or the one before it, is complete on disk; looked up when asked."""
+    """The names whose told revision is complete on disk; looked up when asked."""
 
     store: Store
     told: Mapping[ModelName, Told]

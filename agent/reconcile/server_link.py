@@ -5,13 +5,12 @@ own keeps its loop busy. A reading that an outcome has overtaken is thrown away.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 
 from agent.aio.wakeup import Wakeup
-from agent.core.errors import AgentError, RetryableError
+from agent.core.errors import AgentError
 from agent.core.model import ModelName
 from agent.core.presence import Presence, after_outcome, after_reading, after_silence
-from agent.core.reasons import Reason
 from agent.servers.base import ModelServer, ModelState, ServerReading
 
 log = logging.getLogger("agent.server")
@@ -24,15 +23,14 @@ MOVING = frozenset({ModelState.LOADING, ModelState.UNLOADING})
 class ServerLink:
     """Reads the server for ever and carries out loads and unloads on it.
 
-    *connect* finds the server and its protocol, and raises RetryableError while nothing answers. *ring*
-    is called when what the server says has changed.
+    *ring* is called when what the server says has changed.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[ModelServer]], ring: Callable[[], None]) -> None:
+    def __init__(self, server: ModelServer, ring: Callable[[], None]) -> None:
         self.presence = Presence()
-        self.server: ModelServer | None = None
-        self._connect = connect
+        self.server = server
         self._ring = ring
+        self._silence = ""
         self._busy: set[ModelName] = set()
         self._overtaken = 0
         self._look = Wakeup()
@@ -40,12 +38,12 @@ class ServerLink:
     @property
     def slots(self) -> int:
         """How many loads and unloads may run at once."""
-        return self.server.traits.concurrent_loads if self.server is not None else 1
+        return self.server.traits.concurrent_loads
 
     async def watch(self) -> None:
         """Read the server until cancelled."""
         while True:
-            if not (self._busy and self.server is not None and self.server.traits.blocks_while_loading):
+            if not (self._busy and self.server.traits.blocks_while_loading):
                 await self._read()
             sure = self.presence.up and not self.presence.doubted
             await self._look.wait(READ_SECONDS if sure else DOUBT_SECONDS)
@@ -60,12 +58,9 @@ class ServerLink:
 
     async def close(self) -> None:
         """Give back the connections."""
-        if self.server is not None:
-            await self.server.close()
+        await self.server.close()
 
     async def _operate(self, name: ModelName, *, loaded: bool) -> None:
-        if self.server is None:
-            raise RetryableError(Reason.SERVER_UNAVAILABLE, "the model server has not answered yet")
         self._busy.add(name)
         try:
             await (self.server.load(name) if loaded else self.server.unload(name))
@@ -79,20 +74,19 @@ class ServerLink:
         overtaken, busy = self._overtaken, frozenset(self._busy)
         before = self.presence
         try:
-            if self.server is None:
-                self.server = await self._connect()
-                log.info("the model server answers", extra={"protocol": self.server.traits.protocol})
             reading = await self.server.read()
         except AgentError as error:
             if busy or self._busy:
                 return  # never judge a server by its silence during a load of our own
             self.presence = after_silence(self.presence)
-            if before.up:
-                log.warning("the model server does not answer", extra={"message_": error.message})
+            if before.up or self._silence != error.reason:
+                self._silence = error.reason
+                log.warning("the model server does not answer; looking again and again", extra=_why(error))
         else:
             if overtaken != self._overtaken:
                 self._look.ring()
                 return
+            self._silence = ""
             self.presence = _read_off(before, reading, busy | self._busy)
             if self.presence.restarts != before.restarts and before.failures == 0:
                 log.warning("the model server has lost models that it had confirmed")
@@ -100,6 +94,10 @@ class ServerLink:
                 log.info("the model server is ready", extra={"models": len(self.presence.loaded)})
         if _changed(before, self.presence):
             self._ring()
+
+
+def _why(error: AgentError) -> dict[str, str]:
+    return {"reason": error.reason, "message_": error.message}
 
 
 def _read_off(before: Presence, reading: ServerReading, busy: Collection[ModelName]) -> Presence:

@@ -1,0 +1,308 @@
+"""The wiring: the one file that knows every concrete class. It builds the sidecar and runs its services."""
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, Literal, cast
+
+from aiohttp import web
+
+from agent.aio.wakeup import Wakeup
+from agent.artifacts.fetch import Fetcher
+from agent.artifacts.store import Store
+from agent.artifacts.transfer import StreamMover
+from agent.core.errors import AgentError, TerminalError
+from agent.core.plan import Rules
+from agent.core.reasons import Reason
+from agent.core.retry import BackoffPolicy
+from agent.reconcile.config import ConfigKeeper, DocumentRules
+from agent.reconcile.loop import Clock, Limits, Outlook, Reconciler
+from agent.reconcile.pod import Pod
+from agent.reconcile.readiness import Readiness
+from agent.reconcile.server_link import ServerLink
+from agent.servers.base import ModelServer
+from agent.servers.detect import connect, server_urls
+from agent.servers.v2 import Patience
+from agent.settings import Settings
+from agent.storage.base import StorageProvider
+from agent.telemetry.board import Board, ConfigWord, MemoryWord, ServerWord
+from agent.watch import ConfigSource
+from agent.web.render import Renderer
+from agent.web.server import StatusSite
+
+log = logging.getLogger("agent")
+
+STORE_RETRY_SECONDS = 2.0
+ONCE_LOOK_SECONDS = 0.05
+STALLED_SECONDS = 60.0
+
+
+class Sidecar:
+    """The agent of one pod. `run` returns the exit code: 0 after SIGTERM; with `once`, 1 for models left."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+        self._settings, self._environ = settings, environ
+        self._stop = asyncio.Event()
+        self._code = 0
+        loop = asyncio.get_running_loop()
+        self._clock = Clock(now=loop.time, wall=time.time, draw=random.random)
+        self.board = Board(
+            ConfigWord(str(settings.config_dir / "models.json")),
+            ServerWord(settings.server_url or f"http://127.0.0.1:{settings.component_port}"),
+            MemoryWord(settings.budget_bytes),
+        )
+        self.address: tuple[str, int] | None = None
+
+    def stop(self) -> None:
+        """End soon: nothing is unloaded, nothing is lost."""
+        self._stop.set()
+
+    async def run(self) -> int:
+        """Serve until stopped."""
+        runner = web.AppRunner(self._site().application(), access_log=None, handle_signals=False)
+        await runner.setup()
+        try:
+            await self._listen(runner)
+            self._on_signals()
+            store = await self._open_store()
+            if store is not None:
+                await self._serve(store)
+        finally:
+            await runner.cleanup()
+        return self._code
+
+    def _site(self) -> StatusSite:
+        offset = self._clock.wall() - self._clock.now()
+        renderer = Renderer(self.board, lambda moment: moment + offset)
+        self.board.turned_at = self._clock.now()
+        patience = STALLED_SECONDS + 2 * self._settings.resync_interval
+        return StatusSite(self.board, renderer, lambda: self._clock.now() - self.board.turned_at < patience)
+
+    async def _listen(self, runner: web.AppRunner) -> None:
+        settings = self._settings
+        site = web.TCPSite(runner, settings.status_host, settings.status_port)
+        await site.start()
+        self.address = runner.addresses[0][:2]
+        log.info("status is served", extra={"url": f"http://{self.address[0]}:{self.address[1]}/status"})
+
+    def _on_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop_or_leave)
+
+    def _stop_or_leave(self) -> None:
+        if self._stop.is_set():
+            os._exit(1)  # asked twice: at once
+        self.stop()
+
+    async def _open_store(self) -> Store | None:
+        """Open the store; while it cannot be, say why on /readyz and try again."""
+        settings = self._settings
+        said = None
+        while not self._stop.is_set():
+            try:
+                return await asyncio.to_thread(Store.open, settings.model_dir, settings.store_dir)
+            except AgentError as error:
+                if isinstance(error, TerminalError) or settings.once:
+                    log.error(
+                        "the store cannot be used", extra={"reason": error.reason, "message_": error.message}
+                    )
+                    self._code = 1
+                    return None
+                if said != error.message:
+                    said = error.message
+                    log.warning(
+                        "the store cannot be used yet", extra={"reason": error.reason, "message_": said}
+                    )
+                self.board.missing = partial(_missing_store, error)
+                self.board.turned_at = self._clock.now()
+            try:
+                async with asyncio.timeout(STORE_RETRY_SECONDS):
+                    await self._stop.wait()
+            except TimeoutError:
+                continue
+        return None
+
+    async def _serve(self, store: Store) -> None:
+        settings = self._settings
+        providers = Providers(settings, self._environ)
+        fetcher = Fetcher(providers, store, StreamMover())
+        link = ServerLink(self._server(), lambda: reconciler.wakeup.ring())
+        pod = Pod(store, fetcher, link, self._clock.now)
+        reconciler = Reconciler(
+            pod,
+            self.board,
+            Rules(settings.budget_bytes, step_aside=settings.update_policy == "resource"),
+            Limits(settings.max_concurrent_downloads, settings.resync_interval, settings.refresh_interval),
+            self._clock,
+            BackoffPolicy(),
+        )
+        self.board.progress = pod.progress
+        config = _Config(settings, store, self.board, reconciler)
+        services: dict[str, Callable[[], Awaitable[None]]] = {
+            "reconciler": reconciler.run,
+            "server": link.watch,
+            "config": config.follow,
+            "watch": config.watch,
+        }
+        if settings.once:
+            services["once"] = partial(self._once, reconciler)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, config.resync)
+        try:
+            await self._run_services(services)
+        finally:
+            await fetcher.close()
+            await link.close()
+            await providers.close()
+            store.close()
+
+    async def _run_services(self, services: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_for_ever(name, run), name=name) for name, run in services.items()]
+            await self._stop.wait()
+            for task in tasks:
+                task.cancel()
+
+    def _server(self) -> ModelServer:
+        settings = self._settings
+        urls = server_urls(settings.server_url, settings.component_port)
+
+        def found(url: str, protocol: str) -> None:
+            self.board.say(server=ServerWord(url, protocol))
+            log.info("the model server is found", extra={"url": url, "protocol": protocol})
+
+        return connect(urls, settings.server_protocol, Patience(load=settings.load_timeout), found=found)
+
+    async def _once(self, reconciler: Reconciler) -> None:
+        """Stop when all is done, when nothing more can be, or when the time is over."""
+        deadline = self._clock.now() + self._settings.timeout
+        while self._clock.now() < deadline:
+            outlook = reconciler.outlook()
+            refused = (
+                self.board.config.error is not None
+                and self.board.config.error[0] is not Reason.CONFIG_MISSING
+            )
+            if outlook is not Outlook.WORKING or refused:
+                break
+            await asyncio.sleep(ONCE_LOOK_SECONDS)
+        self._code = report_once(self.board)
+        self.stop()
+        await asyncio.Event().wait()
+
+
+class _Config:
+    """The document's two services: one hears of changes, one reads it."""
+
+    def __init__(self, settings: Settings, store: Store, board: Board, reconciler: Reconciler) -> None:
+        rules = DocumentRules(settings.default_model_memory, settings.max_removal)
+        self._source = ConfigSource(settings.config_dir)
+        self._keeper = ConfigKeeper(self._source, store, board, rules)
+        self._reconciler = reconciler
+        self._bell = Wakeup()
+        self._resync_seconds = settings.resync_interval
+        self._readiness = Readiness(board, cast("Literal['tried', 'loaded']", settings.ready_when))
+        board.missing = self._readiness.missing
+
+    async def watch(self) -> None:
+        """Ring the bell whenever the document may have changed."""
+        await self._source.watch(self._bell.ring)
+
+    async def follow(self) -> None:
+        """Read the document at each ring, and at the resync interval."""
+        recalled = await asyncio.to_thread(self._keeper.recall)
+        if recalled is not None:
+            self._keeper.start_from(recalled)
+        await self._keeper.look(self._want)
+        if recalled is not None and self._keeper.desired is recalled:
+            log.warning("going on with the document that was accepted before this start")
+            self._want(recalled)
+        while True:
+            await self._bell.wait(self._resync_seconds)
+            await self._keeper.look(self._want)
+
+    def resync(self) -> None:
+        """Read everything again, the storage's listings too."""
+        log.info("SIGHUP: reading everything again")
+        self._bell.ring()
+        self._reconciler.resync()
+
+    def _want(self, desired: Any) -> None:
+        self._readiness.first(desired)
+        self._reconciler.want(desired)
+
+
+class Providers:
+    """The storage providers by scheme, each made when it is first asked for."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+        self._settings, self._environ = settings, environ
+        self._made: dict[str, StorageProvider] = {}
+
+    def __call__(self, scheme: str) -> StorageProvider:
+        """Return the provider of *scheme*. Raises TerminalError(UnsupportedScheme or MissingDependency)."""
+        family = {"https": "http", "pvc": "file"}.get(scheme, scheme)
+        if family not in self._made:
+            self._made[family] = self._make(family)
+        return self._made[family]
+
+    async def close(self) -> None:
+        """Close all that were made."""
+        for provider in self._made.values():
+            await provider.close()
+
+    def _make(self, family: str) -> StorageProvider:
+        # Imported when needed: an SDK costs up to a second and 40 MiB, and most pods use one scheme.
+        match family:
+            case "http":
+                from agent.storage.http import HttpProvider  # noqa: PLC0415
+
+                return HttpProvider(self._environ)
+            case "s3":
+                from agent.storage.s3 import S3Provider  # noqa: PLC0415
+
+                return S3Provider(self._environ)
+            case "gs":
+                from agent.storage.gs import GsProvider  # noqa: PLC0415
+
+                return GsProvider(self._environ)
+            case "file":
+                from agent.storage.file import FileProvider  # noqa: PLC0415
+
+                return FileProvider(self._settings.allowed_roots)
+            case _:
+                from agent.storage.fsspec_provider import FsspecProvider  # noqa: PLC0415
+
+                return FsspecProvider(family)
+
+
+def report_once(board: Board) -> int:
+    """Log how `run --once` ended; return 0 if every model is ready and up to date, else 1."""
+    faults: list[tuple[str, str, str]] = []
+    if board.config.error is not None:
+        faults.append(("the document", board.config.error[0], board.config.error[1]))
+    faults += [(entry.name or "an entry", entry.reason, entry.message) for entry in board.config.rejected]
+    faults += [
+        (status.name, status.reason, status.message or "")
+        for status in board.models.values()
+        if status.reason is not None
+    ]
+    for who, reason, message in faults:
+        log.error("not done: %s", who, extra={"reason": reason, "message_": message})
+    if not faults:
+        log.info("all models are ready", extra={"models": len(board.models)})
+    return 1 if faults else 0
+
+
+def _missing_store(error: AgentError) -> tuple[str, ...]:
+    return (f"{error.reason}: {error.message}",)
+
+
+async def _for_ever(name: str, run: Callable[[], Awaitable[None]]) -> None:
+    """Run a service; one that returns is a fault."""
+    await run()
+    raise RuntimeError(f"the service {name} ended by itself")

@@ -1,0 +1,1 @@
+"""The commands behind `model-agent`, one file each, imported only when asked for."""

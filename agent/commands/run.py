@@ -1,0 +1,32 @@
+"""`model-agent run`: the sidecar."""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Mapping
+
+from agent.app import Sidecar
+from agent.settings import Settings
+from agent.telemetry.logs import configure
+
+log = logging.getLogger("agent")
+
+
+def run(settings: Settings, environ: Mapping[str, str]) -> int:
+    """Run the sidecar until it is stopped; return the exit code."""
+    configure(settings.log_level, settings.log_format, sys.stderr)
+    for flag in settings.ignored:
+        log.warning("a flag of KServe's agent is taken, but does nothing here", extra={"flag": flag})
+    try:
+        code = asyncio.run(_serve(settings, environ))
+    except OSError as error:
+        log.error("cannot start", extra={"message_": f"{error.strerror or error}: {error.filename or ''}"})  # noqa: TRY400 - a user's mistake has no traceback
+        code = 1
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)  # threads that hang in a library must not keep the process (design §8.10)
+
+
+async def _serve(settings: Settings, environ: Mapping[str, str]) -> int:
+    return await Sidecar(settings, environ).run()
