@@ -74,6 +74,10 @@ class TestClaim(FolderContract):
         return ClaimTree(tmp_path / "pvc/claim-1")
 
 
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 async def refusal(provider: FileProvider, uri: object) -> AgentError:
     with pytest.raises(AgentError) as caught:
         await provider.resolve(str(uri))
@@ -258,13 +262,13 @@ async def test_no_descriptor_is_left_open(provider, root):
     (root / "a/b/x").write_bytes(b"x")
     (root / "a/link").symlink_to("b/x")
     await provider.resolve(str(root))
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_descriptors()
     for _ in range(20):
         listing = await provider.resolve(str(root))
         for obj in listing.objects:
             await read(provider, obj)
         await refusal(provider, root / "none")
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert open_descriptors() == before
 
 
 @given(st.text(alphabet=st.sampled_from("ab./~%?#é\\ ")))

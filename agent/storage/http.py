@@ -1,0 +1,295 @@
+"""`https://` and `http://`: one object a URI.
+
+Redirects are followed here, never by whoever reads: at most five, never from https to http, and what was
+given for the URI's own origin goes nowhere else (design §8.13, faults S12, X11).
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from yarl import URL
+
+from agent.core.errors import AgentError, RetryableError, TerminalError
+from agent.core.reasons import Reason
+from agent.storage.addresses import AddressPolicy, connector, permit_all
+from agent.storage.answers import checksums, http_date, status_error
+from agent.storage.base import HttpSource, Listing, RemoteObject
+from agent.storage.connection import network_error
+from agent.storage.proxies import proxies_of, proxy_for
+from agent.storage.trust import Trust, bundles_of
+from agent.storage.weburl import WebUrl, credentials, file_name, redirected, web_url
+
+MAX_REDIRECTS = 5
+MAX_REMEMBERED = 4096  # resolved URLs with their redirects, about 2 KiB each
+MAX_AT_ONCE = 32  # listings in flight
+FRESH_SECONDS = 10.0  # a target refused sooner than this after its redirect did not expire
+CONNECT_SECONDS = 10.0
+ANSWER_SECONDS = 30.0
+
+_REDIRECTS = {301, 302, 303, 307, 308}
+_HEAD_REFUSED = {400, 403, 404, 405, 501}
+_ALWAYS = {"Accept-Encoding": "identity", "Accept": "*/*", "User-Agent": "model-agent"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """The headers, by lower-case name, of one object at the end of its redirects."""
+
+    url: WebUrl
+    status: int
+    headers: Mapping[str, str]
+    sent: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(slots=True)
+class _Resolved:
+    """What is remembered of one URI, so that reading it needs no other request."""
+
+    first: WebUrl
+    final: WebUrl
+    headers: Mapping[str, str] = field(repr=False)
+    expect: Mapping[str, str]
+    identity: str
+    resolved_at: float
+    expired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """Reads answers of one remembered URI; a redirect's target that refuses is asked for anew."""
+
+    where: str
+    expire: Callable[[], bool] = field(repr=False)
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> AgentError:
+        """Translate by status; a redirect's target that refuses may be one whose signature expired."""
+        del body
+        if status in {400, 401, 403, 410} and self.expire():
+            return RetryableError(
+                Reason.ACCESS_DENIED,
+                f"what {self.where} redirected to is refused by now (status {status}); it is asked for anew",
+            )
+        return status_error(status, headers, self.where)
+
+    def checksums(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """Return the declared checksums of the whole object."""
+        return checksums(headers)
+
+
+class HttpProvider:
+    """One object of an http server: whole or by range, pinned to its ETag or its date.
+
+    *environ* holds `<host>-headers`, the proxies and the CA bundles. Without an ETag and a date the
+    object is not pinned. *policy* is asked of each address before it is connected to.
+    """
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        *,
+        policy: AddressPolicy = permit_all,
+        resolver: AbstractResolver | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._environ = environ
+        self._policy = policy
+        self._resolver = resolver
+        self._clock = clock
+        self._trust = Trust(bundles_of(environ))
+        self._session: aiohttp.ClientSession | None = None
+        self._slots = asyncio.Semaphore(MAX_AT_ONCE)
+        self._remembered: OrderedDict[str, _Resolved] = OrderedDict()
+
+    async def resolve(self, uri: str) -> Listing:
+        """Ask for the object's headers; the listing has this one object."""
+        first = web_url(uri)
+        answer = await self._ask(first)
+        obj = self._object(first, answer)
+        self._remember(obj.key, first, answer, obj.identity)
+        return Listing((obj,), single=True)
+
+    async def source(self, obj: RemoteObject) -> HttpSource:
+        """Say what to request; makes no request itself unless a redirect's target has expired."""
+        found = self._remembered.get(obj.key)
+        if found is None or found.expired:
+            found = await self._again(obj, found)
+        final = found.final
+        secure = final.origin.scheme == "https"
+        return HttpSource(
+            url=final.request,
+            answers=_Answers(found.first.shown, lambda: self._expire(found)),
+            headers=_complete(found.headers),
+            expect=found.expect,
+            ssl_context=await self._trust.context() if secure else None,
+            proxy=self._proxy(final),
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _object(self, first: WebUrl, answer: _Answer) -> RemoteObject:
+        headers = answer.headers
+        size = _size(answer)
+        validator = _validator(headers)
+        told = validator or ("unknown", "")
+        return RemoteObject(
+            path=file_name(first, headers.get("content-disposition")),
+            key=first.key,
+            size=size,
+            identity=f"{first.key}#{told[0]}={told[1]};size={'?' if size is None else size}",
+            pinned=validator is not None and not _just_changed(headers),
+            checksums=checksums(headers),
+            media_type=headers.get("content-type", "").partition(";")[0].strip().lower() or None,
+        )
+
+    def _remember(self, key: str, first: WebUrl, answer: _Answer, identity: str) -> _Resolved:
+        validator = _validator(answer.headers)
+        resolved = _Resolved(
+            first=first,
+            final=answer.url,
+            headers=answer.sent,
+            expect=dict([validator]) if validator else {},
+            identity=identity,
+            resolved_at=self._clock(),
+        )
+        self._remembered[key] = resolved
+        self._remembered.move_to_end(key)
+        if len(self._remembered) > MAX_REMEMBERED:
+            self._remembered.popitem(last=False)
+        return resolved
+
+    def _expire(self, resolved: _Resolved) -> bool:
+        """Note that a redirect's target refuses; False where asking for it anew would not help."""
+        if resolved.final == resolved.first or self._clock() - resolved.resolved_at < FRESH_SECONDS:
+            return False
+        resolved.expired = True
+        return True
+
+    async def _again(self, obj: RemoteObject, found: _Resolved | None) -> _Resolved:
+        if found is None and "?" in obj.key:
+            raise RetryableError(
+                Reason.SNAPSHOT_CHANGED, f"{obj.key.partition('?')[0]} was listed too long ago; list it again"
+            )
+        first = found.first if found else web_url(obj.key)
+        answer = await self._ask(first)
+        now = self._object(first, answer)
+        if now.identity != obj.identity:
+            raise RetryableError(Reason.SNAPSHOT_CHANGED, f"{first.shown} is not what was listed any more")
+        return self._remember(obj.key, first, answer, now.identity)
+
+    async def _ask(self, first: WebUrl) -> _Answer:
+        """Follow the redirects to the object's own headers; raises for any other end."""
+        url = first
+        headers = credentials(self._environ, first)
+        seen = {first.request}
+        async with self._slots:
+            for _ in range(MAX_REDIRECTS + 1):
+                answer = await self._look(url, headers)
+                if answer.status not in _REDIRECTS:
+                    return answer
+                url = redirected(url, answer.headers.get("location", "mailto:nobody"))
+                if url.request in seen:
+                    raise TerminalError(
+                        Reason.REDIRECT_REFUSED, f"{first.shown} redirects in a circle, by {url.shown}"
+                    )
+                seen.add(url.request)
+                if url.origin != first.origin:
+                    headers = {}
+        raise TerminalError(
+            Reason.REDIRECT_REFUSED, f"{first.shown} redirects more than {MAX_REDIRECTS} times"
+        )
+
+    async def _look(self, url: WebUrl, headers: Mapping[str, str]) -> _Answer:
+        """Ask by HEAD, and by GET for the first byte where HEAD is refused or tells no size."""
+        answer = await self._request("HEAD", url, headers)
+        sized = answer.headers.get("content-length", "0") != "0"
+        if answer.status in _REDIRECTS or (answer.status == 200 and sized):
+            return answer
+        if answer.status == 200 or answer.status in _HEAD_REFUSED:
+            answer = await self._request("GET", url, {**headers, "Range": "bytes=0-0"})
+            if answer.status == 416:  # no byte 0: it is empty
+                answer = await self._request("GET", url, headers)
+            if answer.status in {200, 206, *_REDIRECTS}:
+                return _Answer(url, answer.status, answer.headers, headers)
+        raise status_error(answer.status, answer.headers, url.shown)
+
+    async def _request(self, method: str, url: WebUrl, headers: Mapping[str, str]) -> _Answer:
+        """Return the answer's headers; the body is not read, whatever its length."""
+        secure = url.origin.scheme == "https"
+        context = await self._trust.context() if secure else True
+        try:
+            async with self._opened().request(
+                method,
+                URL(url.request, encoded=True),
+                headers=_complete(headers),
+                allow_redirects=False,
+                ssl=context,
+                proxy=self._proxy(url),
+            ) as response:
+                found = {name.lower(): value for name, value in response.headers.items()}
+                if method == "GET":
+                    response.close()
+                return _Answer(url, response.status, found, headers)
+        except (aiohttp.ClientError, OSError) as error:
+            raise network_error(error, url.shown) from None
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=connector(self._policy, resolver=self._resolver),
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(
+                    total=None,
+                    connect=CONNECT_SECONDS,
+                    sock_connect=CONNECT_SECONDS,
+                    sock_read=ANSWER_SECONDS,
+                ),
+                max_line_size=32768,
+                max_field_size=32768,
+            )
+        return self._session
+
+    def _proxy(self, url: WebUrl) -> str | None:
+        origin = url.origin
+        return proxy_for(proxies_of(self._environ), origin.scheme, origin.hostname, origin.port)
+
+
+def _complete(headers: Mapping[str, str]) -> dict[str, str]:
+    """Add what every request says, unless it was given."""
+    given = {name.lower() for name in headers}
+    return {**{name: value for name, value in _ALWAYS.items() if name.lower() not in given}, **headers}
+
+
+def _size(answer: _Answer) -> int | None:
+    """The object's size: of a partial answer the total, of a whole one its length, None if chunked."""
+    headers = answer.headers
+    if answer.status == 200:
+        text = headers.get("content-length", "")
+    else:
+        text = headers.get("content-range", "").rpartition("/")[2]
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _validator(headers: Mapping[str, str]) -> tuple[str, str] | None:
+    """The header that proves a version, with its value: the ETag, a weak one too, else the date."""
+    for name in ("etag", "last-modified"):
+        if headers.get(name):
+            return name, headers[name]
+    return None
+
+
+def _just_changed(headers: Mapping[str, str]) -> bool:
+    """Tell whether a date is all there is and a second change in its second would go unseen."""
+    if headers.get("etag"):
+        return False
+    changed, now = http_date(headers.get("last-modified", "")), http_date(headers.get("date", ""))
+    return changed is not None and now is not None and now - changed < 1
