@@ -115,6 +115,18 @@ class Folder:
             return False
         raise OSError(code, os.strerror(code), name)
 
+    def change_mode(self, name: str, mode: int) -> None:
+        """Set a file's mode, never that of what a link points to."""
+        fd = self.open(name)
+        try:
+            os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
+
+    def set_time(self, name: str, mtime_ns: int) -> None:
+        """Set an entry's own times."""
+        os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=self.fd, follow_symlinks=False)
+
     def remove(self, name: str) -> None:
         """Unlink a file or a link; absent is fine."""
         try:
