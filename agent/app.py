@@ -19,7 +19,6 @@ from agent.artifacts.transfer import StreamMover
 from agent.core.errors import AgentError, TerminalError
 from agent.core.plan import Rules
 from agent.core.reasons import Reason
-from agent.core.retry import BackoffPolicy
 from agent.reconcile.config import ConfigKeeper, DocumentRules
 from agent.reconcile.loop import Clock, Limits, Outlook, Reconciler
 from agent.reconcile.pod import Pod
@@ -132,7 +131,8 @@ class Sidecar:
         settings = self._settings
         providers = Providers(settings, self._environ)
         fetcher = Fetcher(providers, store, StreamMover())
-        link = ServerLink(self._server(), lambda: reconciler.wakeup.ring())
+        wakeup = Wakeup()
+        link = ServerLink(self._server(), wakeup.ring)
         pod = Pod(store, fetcher, link, self._clock.now)
         reconciler = Reconciler(
             pod,
@@ -140,7 +140,7 @@ class Sidecar:
             Rules(settings.budget_bytes, step_aside=settings.update_policy == "resource"),
             Limits(settings.max_concurrent_downloads, settings.resync_interval, settings.refresh_interval),
             self._clock,
-            BackoffPolicy(),
+            wakeup,
         )
         self.board.progress = pod.progress
         config = _Config(settings, store, self.board, reconciler)

@@ -87,26 +87,34 @@ def model_status(
     fresh = _conditions(facts, reason, message, ready=ready, stored=stored is not None, settled=settled)
     return ModelStatus(
         name=name,
-        phase=_phase(facts, ready=ready, stored=stored is not None, settled=settled),
+        phase=_phase(facts, before, ready=ready, stored=stored is not None, settled=settled),
         ready=ready,
         reason=reason,
         message=message,
         spec=spec,
         revision=stored.revision if stored is not None else None,
-        served_revision=served.revision if served is not None else None,
+        served_revision=served.revision if served is not None else _still_served(facts, before, ready=ready),
         attempts=hold.failures if hold is not None else 0,
         next_retry=hold.until if hold is not None and facts.running is None else None,
         conditions=carried_over(fresh, before.conditions if before is not None else (), now),
     )
 
 
-def _phase(facts: Facts, *, ready: bool, stored: bool, settled: bool) -> Phase:
+def _still_served(facts: Facts, before: ModelStatus | None, *, ready: bool) -> Revision | None:
+    """Return what serves while its successor is being loaded: what was told says only the successor."""
+    loading = isinstance(facts.running, Load) and ready
+    return before.served_revision if loading and before is not None else None
+
+
+def _phase(facts: Facts, before: ModelStatus | None, *, ready: bool, stored: bool, settled: bool) -> Phase:
     verdict = facts.verdict
     waiting = Phase.UPDATING if ready else Phase.DOWNLOADED if stored else Phase.PENDING
     if facts.spec is None:
         return Phase.UNLOADING
     match facts.running:
         case Load():
+            if before is not None and before.phase in {Phase.LOADING, Phase.UPDATING}:
+                return before.phase if before.phase is Phase.LOADING or ready else Phase.LOADING
             return Phase.UPDATING if ready else Phase.LOADING
         case Unload():
             return Phase.UPDATING

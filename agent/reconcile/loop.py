@@ -53,15 +53,15 @@ class Outlook(StrEnum):
 class Reconciler:
     """Moves the world towards what is wanted, for ever.
 
-    *wall* gives Unix seconds, *draw* numbers from [0, 1) for the jitter.
+    *wakeup* is the bell that whoever has news rings.
     """
 
     def __init__(
-        self, world: World, board: Board, rules: Rules, limits: Limits, clock: "Clock", backoff: BackoffPolicy
+        self, world: World, board: Board, rules: Rules, limits: Limits, clock: "Clock", wakeup: Wakeup
     ) -> None:
-        self.wakeup = Wakeup()
+        self.wakeup = wakeup
         self._world, self._board, self._rules, self._limits = world, board, rules, limits
-        self._clock, self._backoff = clock, backoff
+        self._clock, self._backoff = clock, BackoffPolicy()
         self._desired: DesiredState | None = None
         self._holds: Holds = {}
         self._busy: dict[ModelName, Action] = {}
@@ -136,6 +136,8 @@ class Reconciler:
             self._standing.touched.add(name)
             self._holds = record(self._holds, outcome, self._clock.now(), self._backoff, self._clock.draw())
             self._log(outcome)
+            if isinstance(outcome, Failed) and name in self._verdicts:
+                self._verdicts[name] = Verdict(outcome.reason, hold=self._holds[hold_key(outcome.action)])
             self._refresh(name, self._world.observe())
 
     def _replan(self, desired: DesiredState) -> None:

@@ -123,7 +123,7 @@ class Board:
         elif status.phase is Phase.READY and status.reason is None:
             again = self._failing.pop(status.name, None)
             log.info("model is ready again" if again else "model is ready", extra=fields)
-        elif status.name not in self._failing:
+        elif status.name not in self._failing and status.reason is not Reason.QUEUED:
             log.info(
                 "model %s", _DOING[status.phase], extra=fields | {"reason": status.reason} | _why(status)
             )

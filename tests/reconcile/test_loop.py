@@ -5,11 +5,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from agent.aio.wakeup import Wakeup
 from agent.core.errors import RetryableError
 from agent.core.model import DesiredState, ModelName, ModelSpec, Revision
 from agent.core.plan import Rules
 from agent.core.reasons import Reason
-from agent.core.retry import BackoffPolicy
 from agent.core.status import Phase
 from agent.reconcile.loop import Clock, Limits, Reconciler
 from agent.telemetry.board import Board, ConfigWord, MemoryWord, ServerWord
@@ -31,7 +31,7 @@ async def reconciling(world: MemoryWorld, limits: Limits | None = None, rules: R
     loop = asyncio.get_running_loop()
     board = Board(ConfigWord("/mnt/configs/models.json"), ServerWord("http://server"), MemoryWord())
     clock = Clock(now=loop.time, wall=loop.time, draw=lambda: 0.5)
-    reconciler = Reconciler(world, board, rules or Rules(), limits or Limits(), clock, BackoffPolicy())
+    reconciler = Reconciler(world, board, rules or Rules(), limits or Limits(), clock, Wakeup())
     task = asyncio.create_task(reconciler.run())
     try:
         yield reconciler, board
