@@ -1,5 +1,20 @@
 """Fixtures for all tests."""
 
+import asyncio
+from collections.abc import Iterator
+
 import pytest
 
 pytest.register_assert_rewrite("tests.contracts")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _first_event_loop() -> Iterator[None]:
+    """Own the loop that looptime's plugin asks for before a synchronous test, and close it.
+
+    Without this the plugin makes one that nobody closes, and its ResourceWarning fails some later test.
+    """
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    loop.close()
