@@ -107,23 +107,14 @@ def _still_served(facts: Facts, before: ModelStatus | None, *, ready: bool) -> R
 
 
 def _phase(facts: Facts, before: ModelStatus | None, *, ready: bool, stored: bool, settled: bool) -> Phase:
-    verdict = facts.verdict
-    waiting = Phase.UPDATING if ready else Phase.DOWNLOADED if stored else Phase.PENDING
     if facts.spec is None:
         return Phase.UNLOADING
-    match facts.running:
-        case Load():
-            if before is not None and before.phase in {Phase.LOADING, Phase.UPDATING}:
-                return before.phase if before.phase is Phase.LOADING or ready else Phase.LOADING
-            return Phase.UPDATING if ready else Phase.LOADING
-        case Unload():
-            return Phase.UPDATING
-        case Fetch():
-            return Phase.READY if settled else Phase.UPDATING if ready else Phase.DOWNLOADING
-        case None:
-            pass
     if settled:
         return Phase.READY
+    if facts.running is not None:
+        return _running_phase(facts.running, before, ready=ready)
+    verdict = facts.verdict
+    waiting = Phase.UPDATING if ready else Phase.DOWNLOADED if stored else Phase.PENDING
     if verdict is None:
         return waiting
     if verdict.hold is not None or verdict.reason is Reason.EXCEEDS_MEMORY_BUDGET:
@@ -131,6 +122,17 @@ def _phase(facts: Facts, before: ModelStatus | None, *, ready: bool, stored: boo
     if verdict.reason is Reason.DOWNLOADING and not ready:
         return Phase.DOWNLOADING
     return waiting
+
+
+def _running_phase(running: Action, before: ModelStatus | None, *, ready: bool) -> Phase:
+    first = before is not None and before.phase is Phase.LOADING
+    match running:
+        case Load():
+            return Phase.UPDATING if ready and not first else Phase.LOADING
+        case Unload():
+            return Phase.UPDATING
+        case Fetch():
+            return Phase.UPDATING if ready else Phase.DOWNLOADING
 
 
 def _reason(facts: Facts, *, settled: bool) -> Reason | None:
