@@ -3,7 +3,7 @@
 A quantity is a whole number of billionths, so nothing is ever rounded but what Kubernetes rounds itself:
 finer than a billionth goes away from zero, and a binary one is cut at 2^63-1 (apimachinery's
 resource.Quantity). Three texts that its parser takes are refused here: digits have to be there (`Gi`, `+`),
-the exponent has at most three digits, and the whole text at most 255 characters.
+an exponent is at most 999, and the whole text at most 255 characters.
 """
 
 import re
@@ -82,9 +82,7 @@ def parse_quantity(text: str) -> Quantity:
     if match["binary"]:
         binary, form = 1024 ** _BINARY.index(match["binary"]), Format.BINARY_SI
     elif match["exponent"]:
-        if len(match["exponent"].lstrip("+-0")) > len(str(_MAX_EXPONENT)):
-            raise ValueError(f"its exponent is beyond {_MAX_EXPONENT}")
-        exponent, form = exponent + int(match["exponent"]), Format.DECIMAL_EXPONENT
+        exponent, form = exponent + _told_exponent(match["exponent"]), Format.DECIMAL_EXPONENT
     else:
         exponent += _DECIMAL[match["decimal"] or ""]
     nanos = _scaled_up(number * binary, exponent + 9)
@@ -93,6 +91,15 @@ def parse_quantity(text: str) -> Quantity:
         if 0 < nanos < _NANOS:
             form = Format.DECIMAL_SI
     return Quantity(-nanos if match["sign"] == "-" else nanos, form)
+
+
+def _told_exponent(text: str) -> int:
+    """Read an exponent; what is far below a billionth all rounds up to one, so it is cut."""
+    if len(text.lstrip("+-0")) <= len(str(_MAX_EXPONENT)):
+        return int(text)
+    if text.startswith("-"):
+        return -10 * _MAX_EXPONENT
+    raise ValueError(f"its exponent is beyond {_MAX_EXPONENT}")
 
 
 def _scaled_up(number: int, exponent: int) -> int:

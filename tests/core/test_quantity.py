@@ -34,6 +34,7 @@ TEXTS = st.builds("{}{}{}".format, st.sampled_from(["", "+", "-"]), NUMBERS, SUF
         ("100M", "100M", Format.DECIMAL_SI),
         ("0.1n", "1n", Format.DECIMAL_SI),
         ("-0.1n", "-1n", Format.DECIMAL_SI),
+        ("1e-99999999999", "1e-9", Format.DECIMAL_EXPONENT),
         ("1.2345", "1234500u", Format.DECIMAL_SI),
         ("1.G", "1G", Format.DECIMAL_SI),
         (".5M", "500k", Format.DECIMAL_SI),
