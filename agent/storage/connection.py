@@ -4,6 +4,7 @@ The texts are made of the host, the system's own error and what the operator can
 message, which may hold a signed URL (law 10).
 """
 
+import os
 import ssl
 
 import aiohttp
@@ -48,19 +49,22 @@ def network_error(error: aiohttp.ClientError | OSError, where: str) -> AgentErro
         case aiohttp.ClientResponseError():
             return RetryableError(Reason.STORAGE_ERROR, f"{where} answered with what is no http")
         case OSError():
-            why = error.strerror or "no connection"
-            return RetryableError(Reason.STORAGE_UNAVAILABLE, f"{where} cannot be reached: {why}")
+            return RetryableError(Reason.STORAGE_UNAVAILABLE, f"{where} cannot be reached: {_why(error)}")
         case _:
             return RetryableError(
                 Reason.STORAGE_UNAVAILABLE, f"{where}: the connection was cut ({type(error).__name__})"
             )
 
 
+def _why(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else "no connection"
+
+
 def _proxy_error(
     error: aiohttp.ClientHttpProxyError | aiohttp.ClientProxyConnectionError, where: str
 ) -> AgentError:
     if isinstance(error, aiohttp.ClientProxyConnectionError):
-        why = error.os_error.strerror or "no connection"
+        why = _why(error.os_error)
         return RetryableError(
             Reason.STORAGE_UNAVAILABLE, f"the proxy on the way to {where} cannot be reached: {why}"
         )

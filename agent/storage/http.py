@@ -95,11 +95,13 @@ class HttpProvider:
         policy: AddressPolicy = permit_all,
         resolver: AbstractResolver | None = None,
         clock: Callable[[], float] = time.monotonic,
+        remember: int = MAX_REMEMBERED,
     ) -> None:
         self._environ = environ
         self._policy = policy
         self._resolver = resolver
         self._clock = clock
+        self._remember_at_most = remember
         self._trust = Trust(bundles_of(environ))
         self._session: aiohttp.ClientSession | None = None
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
@@ -162,7 +164,7 @@ class HttpProvider:
         )
         self._remembered[key] = resolved
         self._remembered.move_to_end(key)
-        if len(self._remembered) > MAX_REMEMBERED:
+        if len(self._remembered) > self._remember_at_most:
             self._remembered.popitem(last=False)
         return resolved
 

@@ -8,6 +8,7 @@ import asyncio
 import os
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from agent.core.errors import RetryableError
@@ -17,21 +18,31 @@ from agent.storage.base import FileSource, HttpSource, ReaderSource, Source
 BLOCK = 1 << 16
 
 
-async def read_source(source: Source, identity: str, start: int = 0, stop: int | None = None) -> bytes:
+async def read_source(
+    source: Source,
+    identity: str,
+    start: int = 0,
+    stop: int | None = None,
+    *,
+    resolver: AbstractResolver | None = None,
+) -> bytes:
     """Return bytes `[start, stop)` of *source*, to the end where *stop* is None.
 
-    *identity* is that of the object; raises RetryableError(SnapshotChanged) where the bytes are not its.
+    *resolver* finds the hosts of http sources, where names are made up; *identity* is that of the object.
+    Raises RetryableError(SnapshotChanged) where the bytes are not its.
     """
     match source:
         case HttpSource():
-            return await _read_http(source, start, stop)
+            return await _read_http(source, start, stop, resolver)
         case FileSource():
             return await asyncio.to_thread(_read_file, source, start, stop)
         case ReaderSource():
             return await _read_reader(source, identity, start, stop)
 
 
-async def _read_http(source: HttpSource, start: int, stop: int | None) -> bytes:
+async def _read_http(
+    source: HttpSource, start: int, stop: int | None, resolver: AbstractResolver | None
+) -> bytes:
     if stop is not None and stop <= start:
         return b""
     headers = dict(source.headers)
@@ -40,7 +51,9 @@ async def _read_http(source: HttpSource, start: int, stop: int | None) -> bytes:
         headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
     headers.setdefault("Accept-Encoding", "identity")
     async with (
-        aiohttp.ClientSession(auto_decompress=False) as session,
+        aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(resolver=resolver), auto_decompress=False
+        ) as session,
         session.get(
             URL(source.url, encoded=True),
             headers=headers,
