@@ -1,17 +1,41 @@
-"""The command line: `model-agent COMMAND …`. It reads words and hands them on; exit codes: design §8.14."""
+"""The command line: `model-agent COMMAND …`. Words come in, exit codes go out (design §8.14).
+
+Each command is a module of `agent.commands` with `add_arguments` and `execute`, imported only when it is
+the one that was asked for.
+"""
 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import NoReturn, Protocol, cast
 
 from agent import __version__
-from agent.settings import UsageError, add_flags, settle
+from agent.settings import UsageError
 
 USAGE = 64  # EX_USAGE of sysexits.h
+INTERRUPTED = 130
 
-Command = Callable[[argparse.Namespace, Sequence[str], Mapping[str, str]], int]
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "run": ("agent.commands.run", "run the sidecar"),
+    "demo": ("agent.commands.demo", "show the main job on this machine, with a dummy model server"),
+    "dummy-server": ("agent.commands.dummy_server", "run a model server to try things on"),
+    "status": ("agent.commands.status", "show what a running agent says of its models"),
+    "pull": ("agent.commands.pull", "download what a URI names to a folder, verified"),
+}
+
+
+class Command(Protocol):
+    """What a module of `agent.commands` gives."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's own flags."""
+        ...
+
+    def execute(self, given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str, str]) -> int:
+        """Do it, and return the exit code. Raises UsageError. *rest* are words no flag took."""
+        ...
 
 
 class _Parser(argparse.ArgumentParser):
@@ -22,43 +46,46 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; a mistake of the user's is told in words, with code 64."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _commands()
     try:
-        known, rest = parser.parse_known_args(words)
-        command: Command | None = getattr(known, "command", None)
-        if command is None:
-            parser.print_help()
-            return USAGE
-        if rest and not known.takes_rest:
-            raise UsageError(
-                f"{parser.prog} {words[0]}: what is {' '.join(rest)!r}? see {parser.prog} {words[0]} --help"
-            )
-        return command(known, rest, os.environ)
+        return _run(words)
     except UsageError as error:
         sys.stderr.write(f"{error}\n")
         return USAGE
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
 
 
-def _commands() -> argparse.ArgumentParser:
+def _run(words: Sequence[str]) -> int:
+    if words and words[0] in {"--version", "-V"}:
+        print(f"model-agent {__version__}")  # noqa: T201 - what was asked for
+        return 0
+    if not words or words[0] in {"--help", "-h", "help"}:
+        print(_help())  # noqa: T201 - what was asked for
+        return 0 if words else USAGE
+    name = words[0]
+    if name not in COMMANDS:
+        raise UsageError(f"model-agent has no command {name!r}; there are {', '.join(COMMANDS)}")
+    module, text = COMMANDS[name]
+    command = cast("Command", import_module(module))
     parser = _Parser(
-        prog="model-agent", description="Makes a declared set of models really be served.", allow_abbrev=False
+        prog=f"model-agent {name}", description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
     )
-    parser.add_argument("--version", action="version", version=f"model-agent {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-
-    def add(name: str, command: Command, text: str, *, takes_rest: bool = False) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        added.set_defaults(command=command, takes_rest=takes_rest)
-        return added
-
-    add_flags(add("run", _run, "run the sidecar", takes_rest=True))
-    return parser
+    command.add_arguments(parser)
+    known, rest = parser.parse_known_args(list(words[1:]))
+    return command.execute(known, rest, os.environ)
 
 
-def _run(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str, str]) -> int:
-    settings = settle(vars(given), rest, environ)
-    from agent.commands.run import run  # noqa: PLC0415 - a fast --help and --version need none of it
-
-    return run(settings, environ)
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: model-agent COMMAND …",
+            "",
+            "Makes a declared set of models really be served, next to any model server.",
+            "",
+            *lines,
+            "",
+            "model-agent COMMAND --help tells more; --version the version.",
+        ]
+    )

@@ -328,3 +328,9 @@ def _unknown(word: str) -> str:
 def _hint(name: str, names: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def no_more(name: str, rest: Sequence[str]) -> None:
+    """Refuse words that no flag took."""
+    if rest:
+        raise UsageError(f"model-agent {name}: what is {' '.join(rest)!r}? see model-agent {name} --help")
