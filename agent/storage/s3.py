@@ -1,0 +1,223 @@
+"""`s3://bucket/key`: Amazon S3 and what speaks its protocol.
+
+botocore lists, heads and finds credentials and endpoints, on daemon threads; reading an object is one
+signed GET that the artifact layer makes itself, pinned to the ETag by If-Match.
+
+An object's identity is endpoint, bucket, key, ETag and size. The version id is left out on purpose: a
+listing does not tell it, and an object must have one identity however it was found.
+"""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar, cast
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
+
+from agent.aio.threads import Daemons
+from agent.core.errors import AgentError, RetryableError, TerminalError
+from agent.core.reasons import Reason
+from agent.storage.base import HttpSource, Listing, RemoteObject
+from agent.storage.buckets import Location, base_name, check_count, choose, location, path_below
+from agent.storage.proxies import proxies_of
+from agent.storage.s3_client import Address, Credentials, S3Client
+from agent.storage.s3_errors import S3Answers
+from agent.storage.s3_settings import S3Settings, s3_settings
+
+RENEW_SECONDS = 60.0
+"""Refused credentials are resolved anew, but no more often than this."""
+
+_ARCHIVED = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+_CHECKSUMS = {
+    "ChecksumCRC64NVME": ("crc64nvme", 8),
+    "ChecksumCRC32C": ("crc32c", 4),
+    "ChecksumSHA256": ("sha256", 32),
+}
+_EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+T = TypeVar("T")
+
+
+class S3Provider:
+    """Objects of S3, as *environ* says how to reach it (kserve-contract §1.5, §5).
+
+    Settings and credentials are read at the first use; what is wrong with them is raised there.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = dict(environ)
+        self._threads = Daemons("s3", limit=4)
+        self._connecting = asyncio.Lock()
+        self._client: S3Client | None = None
+        self._client_since = 0.0
+        self._addresses: dict[str, Address] = {}
+
+    async def resolve(self, uri: str) -> Listing:
+        """List the object or everything below the prefix; see `agent.storage.buckets` for which."""
+        place = location(uri)
+        client = await self._connected()
+        below, no_list = await self._below(client, place)
+        single, no_head = await self._single(client, place)
+        if single is None and not below and (refusal := no_list or no_head) is not None:
+            raise refusal
+        listing = choose(place, single, below)
+        self._addresses[place.bucket] = await self._blocking(client, client.address, place.bucket)
+        return listing
+
+    async def source(self, obj: RemoteObject) -> HttpSource:
+        """Sign a GET; no request is made unless credentials are about to end."""
+        client = await self._connected()
+        bucket, _, key = obj.key.partition("/")
+        address = self._addresses.get(bucket)
+        if address is None:
+            address = await self._blocking(client, client.address, bucket)
+            self._addresses[bucket] = address
+        if client.refresh_due():
+            credentials = await self._blocking(client, client.credentials)
+        else:
+            credentials = client.credentials()
+        etag = _etag(obj.identity)
+        headers = {"If-Match": etag} if etag else {}
+        url = address.base + quote(key, safe="/~")
+        return HttpSource(
+            url=url,
+            answers=S3Answers(f"s3://{obj.key}", client.renewable, client.mark_refused),
+            headers=signed(url, {**headers, "x-amz-checksum-mode": "ENABLED"}, credentials, address.region),
+            expect={"etag": etag} if etag else {},
+            ssl_context=address.ssl_context,
+            proxy=address.proxy,
+        )
+
+    async def close(self) -> None:
+        """Give the threads back; one that hangs is left behind."""
+        self._threads.close()
+
+    async def _connected(self) -> S3Client:
+        loop = asyncio.get_running_loop()
+        async with self._connecting:
+            client = self._client
+            stale = client is not None and client.refused
+            if client is None or (stale and loop.time() - self._client_since >= RENEW_SECONDS):
+                settings = s3_settings(self._environ)
+                making = self._threads.run(S3Client, settings, proxies_of(self._environ))
+                client = await _bounded(settings, making)
+                self._client, self._client_since, self._addresses = client, loop.time(), {}
+            return client
+
+    async def _blocking(self, client: S3Client, work: Callable[..., T], *args: object) -> T:
+        return await _bounded(client.settings, self._threads.run(work, *args))
+
+    async def _below(self, client: S3Client, place: Location) -> tuple[list[RemoteObject], AgentError | None]:
+        """Return the files below the prefix; nothing and the refusal where only HEAD might be allowed."""
+        found: list[RemoteObject] = []
+        token: str | None = None
+        pages: set[str] = set()
+        seen = 0
+        while True:
+            try:
+                page = await self._blocking(client, client.page, place.bucket, place.prefix, token)
+            except TerminalError as error:
+                if error.reason is Reason.ACCESS_DENIED and place.may_be_object and not pages:
+                    return [], error
+                raise
+            for entry in page.get("Contents", ()):
+                path = path_below(place.prefix, entry["Key"])
+                if path is not None:
+                    found.append(_listed(client.settings, place, path, entry))
+            seen += len(page.get("Contents", ())) + 1  # an empty page counts too, or it never ends
+            check_count(seen, place)
+            token = page.get("NextContinuationToken")
+            if not page.get("IsTruncated") or not token:
+                return found, None
+            if token in pages:
+                raise RetryableError(
+                    Reason.STORAGE_ERROR, f"S3 lists the same page of {place} again and again"
+                )
+            pages.add(token)
+
+    async def _single(
+        self, client: S3Client, place: Location
+    ) -> tuple[RemoteObject | None, AgentError | None]:
+        """Return the object of this very key; nothing and the refusal where it is not known to be absent."""
+        if not place.may_be_object:
+            return None, None
+        try:
+            head = await self._blocking(client, client.head, place.bucket, place.key)
+        except TerminalError as error:
+            if error.reason is Reason.NOT_FOUND:
+                return None, None
+            if error.reason is Reason.ACCESS_DENIED:
+                return None, error
+            raise
+        entry = {"Key": place.key, "Size": head["ContentLength"], **head}
+        return _listed(client.settings, place, base_name(place.key), entry), None
+
+
+async def _bounded(settings: S3Settings, work: Awaitable[T]) -> T:
+    """Wait for a thread no longer than botocore's own time-outs can take, and a little more."""
+    seconds = settings.attempts * (settings.connect_seconds + settings.read_seconds) + 60
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError:
+        raise RetryableError(
+            Reason.STORAGE_TIMEOUT, f"S3 did not come back within {seconds:.0f} s; its thread is given up"
+        ) from None
+
+
+def _listed(settings: S3Settings, place: Location, path: str, entry: Mapping[str, Any]) -> RemoteObject:
+    key, size = entry["Key"], int(entry["Size"])
+    restored = entry.get("Restore", "") or (entry.get("RestoreStatus") or {}).get("RestoreExpiryDate")
+    if entry.get("StorageClass") in _ARCHIVED and (not restored or 'ongoing-request="true"' in str(restored)):
+        raise TerminalError(
+            Reason.OBJECT_ARCHIVED,
+            f"s3://{place.bucket}/{key} is in storage class {entry['StorageClass']}; restore it to read it",
+        )
+    etag = entry.get("ETag") or ""
+    pin = {"etag": etag} if etag else {"modified": f"{entry['LastModified'].timestamp():.3f}"}
+    name = f"{place.bucket}/{quote(key, safe='/~')}"
+    return RemoteObject(
+        path=path,
+        key=f"{place.bucket}/{key}",
+        size=size,
+        identity=f"s3://{settings.host}/{name}?{urlencode({**pin, 'size': size})}",
+        pinned=bool(etag),
+        checksums=_checksums(entry),
+        media_type=entry.get("ContentType"),
+    )
+
+
+def _checksums(entry: Mapping[str, Any]) -> dict[str, str]:
+    """Return the whole object's checksums; a composite one is of its parts and proves nothing to us."""
+    found: dict[str, str] = {}
+    if entry.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT":
+        for field, (name, length) in _CHECKSUMS.items():
+            try:
+                digest = base64.b64decode(entry.get(field, ""), validate=True)
+            except (binascii.Error, ValueError):
+                continue
+            if len(digest) == length:
+                found[name] = digest.hex()
+    return found
+
+
+def _etag(identity: str) -> str | None:
+    return parse_qs(urlsplit(identity).query).get("etag", [None])[0]
+
+
+def signed(
+    url: str, headers: Mapping[str, str], credentials: Credentials | None, region: str
+) -> dict[str, str]:
+    """Return *headers* with what SigV4 adds for a GET of *url*; as they are where nothing is signed.
+
+    Neither Range nor Accept-Encoding is signed: whoever sends the request may add them.
+    """
+    if credentials is None:
+        return dict(headers)
+    from botocore.auth import S3SigV4Auth  # noqa: PLC0415 - optional, only for s3://
+    from botocore.awsrequest import AWSRequest  # noqa: PLC0415 - optional, only for s3://
+
+    request = AWSRequest(method="GET", url=url, headers=dict(headers))
+    request.context["payload_signing_enabled"] = True
+    S3SigV4Auth(cast("Any", credentials), "s3", region).add_auth(request)
+    return dict(request.headers.items())

@@ -1,0 +1,47 @@
+"""Real object stores for the providers, started when the first test asks for them."""
+
+import pytest
+
+from tests.fakes import objectstores
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory):
+    """SeaweedFS with the bucket that its read-only keys may read."""
+    import boto3  # noqa: PLC0415 - slow to import, and few tests need it
+
+    with objectstores.seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as store:
+        s3_admin(boto3, store).create_bucket(Bucket=store.readable_bucket)
+        yield store
+
+
+@pytest.fixture(scope="session")
+def fake_gcs(tmp_path_factory):
+    with objectstores.fake_gcs(tmp_path_factory.mktemp("fake-gcs")) as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory):
+    with objectstores.moto(tmp_path_factory.mktemp("moto")) as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def admin(seaweedfs):
+    """A boto3 client that may write."""
+    import boto3  # noqa: PLC0415 - slow to import, and few tests need it
+
+    client = s3_admin(boto3, seaweedfs)
+    yield client
+    client.close()
+
+
+def s3_admin(boto3, store):
+    return boto3.client(
+        "s3",
+        endpoint_url=store.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=store.admin.access_key,
+        aws_secret_access_key=store.admin.secret_key,
+    )
