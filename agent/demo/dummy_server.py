@@ -124,7 +124,10 @@ class DummyServer:
         if model is None or matches(name, self.faults.unready):
             return self._unknown(name, 400 if self.dialect is Dialect.TRITON else 404)
         files = {path: asdict(item) for path, item in model.files.items()}
-        return web.json_response({"name": name, "sha256": model.sha256, "files": files})
+        output = {"name": "sha256", "datatype": "BYTES", "shape": [1], "data": [model.sha256]}
+        return web.json_response(
+            {"name": name, "model_name": name, "sha256": model.sha256, "files": files, "outputs": [output]}
+        )
 
     async def _ready(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
@@ -173,6 +176,8 @@ class DummyServer:
         if matches(name, faults.fail):
             raise BrokenModel("told to fail")
         folder = self.model_dir / name
+        if name == ".." or folder.name != name:
+            raise FileNotFoundError(name)
         if self.dialect is Dialect.MLSERVER and await asyncio.to_thread(settings_name, folder) != name:
             raise FileNotFoundError(name)
         model = await asyncio.to_thread(open_model, folder)

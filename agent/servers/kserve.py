@@ -26,6 +26,7 @@ class KServeServer(V2Server):
     """
 
     traits = Traits(protocol="kserve", concurrent_loads=1, blocks_while_loading=True, framework_matters=False)
+    title = "KServe's model server"
 
     def __init__(self, wire: Wire, patience: Patience | None = None) -> None:
         super().__init__(wire, patience)

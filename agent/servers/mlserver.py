@@ -36,6 +36,7 @@ class MLServerServer(V2Server):
     traits = Traits(
         protocol="mlserver", concurrent_loads=1, blocks_while_loading=True, framework_matters=True
     )
+    title = "MLServer"
 
     def layout(
         self, name: ModelName, spec: ModelSpec, paths: Collection[str], read: Callable[[str], bytes]

@@ -35,6 +35,7 @@ class TritonServer(V2Server):
     traits = Traits(
         protocol="triton", concurrent_loads=4, blocks_while_loading=False, framework_matters=False
     )
+    title = "Triton"
 
     def layout(
         self,

@@ -40,6 +40,8 @@ class V2Server(abc.ABC):
     """A model server that speaks POST /v2/repository/models/<name>/load and /unload."""
 
     traits: Traits
+    title: str
+    """What people call this server, for messages."""
 
     def __init__(self, wire: Wire, patience: Patience | None = None) -> None:
         self._wire = wire
@@ -124,7 +126,7 @@ class V2Server(abc.ABC):
 
     @property
     def _at(self) -> str:
-        return f"the {self.traits.protocol} server at {self._wire.where}"
+        return f"{self.title} at {self._wire.where}"
 
     def _unavailable(self, what: str, retry_after_seconds: float | None = None) -> RetryableError:
         return RetryableError(

@@ -48,13 +48,20 @@ class Reply:
         return self.status == 404 and not (isinstance(document, dict) and "error" in document)
 
     def words(self) -> str:
-        """Return the server's own words on one printable line of at most 1 KiB."""
+        """Return the server's own words on one printable line of at most 1 KiB.
+
+        Of a Python traceback only what was raised, which stands after its last indented line.
+        """
         document = self.json()
         text = None
         if isinstance(document, dict):
             text = document.get("error") or document.get("detail") or document.get("message")
         if not isinstance(text, str):
             text = self.body.decode("utf-8", "replace")
+        if text.startswith("Traceback (most recent call last)"):
+            lines = text.rstrip().splitlines()
+            last = max((at for at, line in enumerate(lines) if line.startswith(" ")), default=-1)
+            text = "\n".join(lines[last + 1 :]) or text
         return printable(text)
 
 

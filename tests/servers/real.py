@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import sysconfig
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -202,6 +203,20 @@ async def triton(
     ]
     log = model_dir.parent / f"triton-{http}.log"
     async with _started(RealServer("triton", command, env, http, log), start) as server:
+        yield server
+
+
+@contextlib.asynccontextmanager
+async def dummy(
+    model_dir: Path, dialect: str, *, flags: Sequence[str] = (), start: bool = True
+) -> AsyncIterator[RealServer]:
+    """The project's own dummy server as a process, to be driven in the same way."""
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "agent.demo.dummy_command", str(model_dir), "--port", str(port)]
+    command += ["--dialect", dialect, *flags]
+    env = {"PYTHONPATH": str(HERE.parent.parent)}
+    log = model_dir.parent / f"dummy-{port}.log"
+    async with _started(RealServer("dummy", command, env, port, log), start) as server:
         yield server
 
 
