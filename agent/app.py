@@ -6,8 +6,9 @@ import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, cast
 
 from aiohttp import web
@@ -129,7 +130,7 @@ class Sidecar:
 
     async def _serve(self, store: Store) -> None:
         settings = self._settings
-        providers = Providers(settings, self._environ)
+        providers = Providers(self._environ, settings.allowed_roots)
         fetcher = Fetcher(providers, store, StreamMover())
         wakeup = Wakeup()
         link = ServerLink(self._server(), wakeup.ring)
@@ -239,8 +240,8 @@ class _Config:
 class Providers:
     """The storage providers by scheme, each made when it is first asked for."""
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
-        self._settings, self._environ = settings, environ
+    def __init__(self, environ: Mapping[str, str], allowed_roots: Sequence[Path]) -> None:
+        self._environ, self._allowed_roots = environ, allowed_roots
         self._made: dict[str, StorageProvider] = {}
 
     def __call__(self, scheme: str) -> StorageProvider:
@@ -273,7 +274,7 @@ class Providers:
             case "file":
                 from agent.storage.file import FileProvider  # noqa: PLC0415
 
-                return FileProvider(self._settings.allowed_roots)
+                return FileProvider(self._allowed_roots)
             case _:
                 from agent.storage.fsspec_provider import FsspecProvider  # noqa: PLC0415
 

@@ -26,7 +26,7 @@ from agent.demo.artifact_server import ArtifactServer
 from agent.demo.dummy_models import Faults
 from agent.demo.dummy_server import DummyServer
 from agent.demo.kubelet import Kubelet
-from agent.demo.table import detail, models_table
+from agent.telemetry.table import detail, models_table
 
 MIB = 1 << 20
 RATE = 16 * MIB

@@ -1,0 +1,40 @@
+# What a contributor needs; .ci/run calls the same targets. Everything of Python's lives in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.made-from-requirements
+
+.PHONY: demo test lint servers soak bench faults clean
+
+$(STAMP): pyproject.toml requirements/dev.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+## demo: the main job on this machine, with a dummy model server
+demo: $(STAMP)
+	$(BIN)/model-agent demo
+
+## servers: the real model servers and object stores that tests talk to, each in a place of its own outside the checkout
+servers: $(STAMP)
+	tests/servers/install.sh
+	tests/servers/objectstores.sh
+
+## test: everything but what takes minutes
+test: $(STAMP) servers
+	$(BIN)/python -m pytest -m "not soak"
+
+## lint: formatter, linter, types, floors
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+## soak: what takes minutes
+soak: $(STAMP) servers
+	$(BIN)/python -m pytest -m soak
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
