@@ -109,9 +109,8 @@ class Sidecar:
                 return await asyncio.to_thread(Store.open, settings.model_dir, settings.store_dir)
             except AgentError as error:
                 if isinstance(error, TerminalError) or settings.once:
-                    log.error(
-                        "the store cannot be used", extra={"reason": error.reason, "message_": error.message}
-                    )
+                    fields = {"reason": error.reason, "message_": error.message}
+                    log.error("the store cannot be used", extra=fields)  # noqa: TRY400 - told in words
                     self._code = 1
                     return None
                 if said != error.message:

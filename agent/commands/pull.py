@@ -97,9 +97,5 @@ async def _tell(progress: Progress) -> None:
     end = "\r" if sys.stderr.isatty() else "\n"
     while True:
         await asyncio.sleep(SAY_SECONDS)
-        reading = progress.snapshot(time.monotonic())
-        seen = ProgressReading(
-            reading.bytes, reading.total_bytes, reading.bytes_per_second, reading.eta_seconds
-        )
-        sys.stderr.write(f"{progress_words(seen):<70}{end}")
+        sys.stderr.write(f"{progress_words(progress.snapshot(time.monotonic())):<70}{end}")
         sys.stderr.flush()
