@@ -9,7 +9,7 @@ ODD_MEMORY = st.sampled_from(
 )  # fmt: skip
 URIS = st.sampled_from(["s3://b/m", "gs://b/m", "https://h/p?a=1&b=<2>", "http://h/p"])
 ODD_URIS = st.sampled_from(
-    ["", "s3://", "http://", "S3://b/m", "s3//m", "hf://o/m", "pvc://c/m", "/m", "s3://b/a b", "s3://b/\x1b", 
+    ["", "s3://", "http://", "S3://b/m", "s3//m", "hf://o/m", "pvc://c/m", "/m", "s3://b/a b", "s3://b/\x1b",
      "s3://b/é", " s3://b", "s3://b\n", "s3://" + "b" * 4091, "s3://" + "b" * 4092, None, 5]
 )  # fmt: skip
 NAMES = st.sampled_from(["m", "model1-sklearn", "a_b", "A9"])
