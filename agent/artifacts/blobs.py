@@ -1,7 +1,7 @@
 """Blobs and partial downloads: what was verified, and what is still coming.
 
-A blob is read-only, and its size and mtime are compared before each reuse; one that changed is removed
-with every revision that needs it, manifests first.
+A blob is read-only, and its size and mtime are compared before each reuse; one that changed is removed,
+and every revision that needs it.
 """
 
 import os
@@ -99,13 +99,17 @@ class Blobs:
             os.close(fd)
 
     def forget(self, blobs: Iterable[BlobId]) -> None:
-        """Remove blobs that cannot be trusted, and first the manifests that name them."""
+        """Remove blobs that cannot be trusted, then the manifests that name them.
+
+        In this order: a crash in between leaves manifests without their blob, which the next start sees;
+        the other way round it would leave a bad blob that looks like one whose download is not complete.
+        """
         retired = []
         with self.lock:
             for blob in blobs:
+                retired.append(self.retire(blob))
                 for key in self.index.naming(blob):
                     self.drop_revision(key)
-                retired.append(self.retire(blob))
         self.discard(retired)
 
     def drop_revision(self, key: RevisionKey) -> None:

@@ -13,6 +13,7 @@ from stat import S_ISREG
 
 from agent.artifacts.manifest import BlobStat
 
+TEMP_PREFIX = ".agent-tmp-"
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _MAX_DEPTH = 128  # ours are at most 32 deep; a descriptor is held open a level
 _NO_EXCHANGE = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
@@ -20,7 +21,7 @@ _NO_EXCHANGE = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
 
 def temp_name() -> str:
     """Return a flat name that nobody else uses, swept at the next start if it is left behind."""
-    return f".agent-tmp-{os.urandom(8).hex()}"
+    return f"{TEMP_PREFIX}{os.urandom(8).hex()}"
 
 
 class Folder:

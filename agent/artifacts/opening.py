@@ -34,8 +34,8 @@ def open_folders(model_dir: Path, store_dir: Path | None) -> Opened:
             lock = store.open(LOCK_FILE, os.O_RDWR | os.O_CREAT)
             resources.callback(os.close, lock)
             _lock(lock, store.path)
+            _lock(model.fd, model.path)  # two stores over one model dir would fight over it as well
             if store is not model:
-                _lock(model.fd, model.path)
                 _probe(store, model)
         return Opened(model, store, resources.pop_all())
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agent.artifacts import told as told_files
-from agent.artifacts.folder import Folder
+from agent.artifacts.folder import TEMP_PREFIX, Folder
 from agent.artifacts.index import BlobRecord, Index, RevisionRecord, stored_revision
 from agent.artifacts.manifest import BlobId, BlobStat, Stored, decode, manifest_file
 from agent.artifacts.told import ToldRecord
@@ -28,11 +28,12 @@ _KINDS = frozenset({"blob", "part", "journal", "manifest", "told", "document", "
 
 @dataclass(slots=True)
 class Found:
-    """What a listing of the folders shows, sorted by kind."""
+    """What a listing of the folders shows, sorted by kind; `astray`: temporary names beside the models."""
 
     ours: dict[str, set[str]] = field(default_factory=dict)
     foreign: list[str] = field(default_factory=list)
     models: set[str] = field(default_factory=set)
+    astray: list[str] = field(default_factory=list)
 
     def of(self, kind: str) -> set[str]:
         """Return the hex parts of our files of a kind."""
@@ -46,6 +47,8 @@ def look(model: Folder, store: Folder) -> Found:
     for entry in model.entries():
         if entry.is_dir(follow_symlinks=False) and _MODEL.match(entry.name):
             found.models.add(entry.name)
+        elif not same and entry.name.startswith(TEMP_PREFIX):
+            found.astray.append(entry.name)
         elif not same or not _sort(found, entry.name):
             _stranger(found, entry.name)
     if not same:
@@ -77,6 +80,7 @@ def _stranger(found: Found, name: str) -> None:
 class Scan:
     """Reads and sweeps one store. The steps are in the order of `run`."""
 
+    model: Folder
     store: Folder
     found: Found
     discard: Callable[[str], None]
@@ -89,7 +93,9 @@ class Scan:
     def run(self) -> None:
         """Sweep and read; afterwards index, told and partials say what is there."""
         for digits in self.found.of("tmp"):
-            self.discard(f".agent-tmp-{digits}")
+            self.discard(f"{TEMP_PREFIX}{digits}")
+        for name in self.found.astray:
+            self.model.remove_tree(name)
         self._read_manifests()
         self._keep_loose_blobs()
         self._keep_partials()
@@ -110,13 +116,13 @@ class Scan:
                     stats[blob] = self.store.blob_stat(f".agent-blob-{blob}")
                 if stats[blob] != recorded:
                     bad.add(blob)
+        for blob in bad:  # before the manifests: a bad blob that none names would pass for a loose one
+            self._remove(f".agent-blob-{blob}")
         for stored, resolved_at in sorted(read, key=lambda each: each[1]):
             if bad.isdisjoint(stored.stats):
                 self._add(stored, resolved_at)
             else:
                 self.store.remove(manifest_file(stored.manifest.uri, stored.manifest.revision))
-        for blob in bad:
-            self._remove(f".agent-blob-{blob}")
 
     def _read_manifest(self, name: str) -> tuple[Stored | None, float]:
         """Return it and the time of its last listing, which is the file's mtime."""

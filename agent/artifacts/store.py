@@ -78,7 +78,9 @@ class Store:
     def _read(self, boot_id: str) -> None:
         with disk_errors(f"reading the store in {self.store_dir}", volume=self.store_dir):
             self._found = scan.look(self._model, self._folder)
-            reading = Scan(self._folder, self._found, self._publisher.discard, boot_id, self._clock())
+            reading = Scan(
+                self._model, self._folder, self._found, self._publisher.discard, boot_id, self._clock()
+            )
             reading.run()
         self._blobs = Blobs(
             self._folder, reading.index, reading.partials, self._publisher.discard, self._clock

@@ -1,0 +1,31 @@
+"""The process that is killed: `crash_child.py ROOT SCENARIO MODEL_DIR [STORE_DIR]`, under strace.
+
+Everything before the mark is not counted. Nothing is imported but the standard library and our own.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+MARK = b"from here on"
+
+
+def main(root: str, name: str, model_dir: str, store_dir: str = "") -> None:
+    """Open the store and act, with the mark before what is to be killed."""
+    sys.path.insert(0, root)
+    from tests.artifacts.crash_scenarios import SCENARIOS, Place  # noqa: PLC0415 - the path is set above
+
+    scenario = SCENARIOS[name]
+    place = Place(Path(model_dir), Path(store_dir) if store_dir else None)
+    nowhere = os.open("/dev/null", os.O_WRONLY)
+    if scenario.at_open:
+        os.write(nowhere, MARK)
+    store = place.open()
+    if not scenario.at_open:
+        os.write(nowhere, MARK)
+    scenario.act(store)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
