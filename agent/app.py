@@ -17,6 +17,7 @@ from agent.aio.wakeup import Wakeup
 from agent.artifacts.fetch import Fetcher
 from agent.artifacts.store import Store
 from agent.artifacts.transfer import StreamMover
+from agent.core.disk import DiskPolicy
 from agent.core.errors import AgentError, TerminalError
 from agent.core.plan import Rules
 from agent.core.reasons import Reason
@@ -25,6 +26,7 @@ from agent.reconcile.loop import Clock, Limits, Outlook, Reconciler
 from agent.reconcile.pod import Pod
 from agent.reconcile.readiness import Readiness
 from agent.reconcile.server_link import ServerLink
+from agent.reconcile.upkeep import Room, Upkeep
 from agent.servers.base import ModelServer
 from agent.servers.detect import connect, server_urls
 from agent.servers.v2 import Patience
@@ -130,7 +132,9 @@ class Sidecar:
     async def _serve(self, store: Store) -> None:
         settings = self._settings
         providers = Providers(self._environ, settings.allowed_roots)
-        fetcher = Fetcher(providers, store, StreamMover())
+        policy = DiskPolicy(budget_bytes=settings.disk_budget)
+        room = Room(store, lambda: reconciler.wanted_uris(), policy)  # noqa: PLW0108 - made below
+        fetcher = Fetcher(providers, store, StreamMover(), make_room=room.make)
         wakeup = Wakeup()
         link = ServerLink(self._server(), wakeup.ring)
         pod = Pod(store, fetcher, link, self._clock.now)
@@ -149,6 +153,7 @@ class Sidecar:
             "server": link.watch,
             "config": config.follow,
             "watch": config.watch,
+            "upkeep": Upkeep(pod, room, self.board, settings.resync_interval).run,
         }
         if settings.once:
             services["once"] = partial(self._once, reconciler)
@@ -236,6 +241,9 @@ class _Config:
         self._reconciler.want(desired)
 
 
+FAMILIES = {"s3": "s3", "gs": "gs", "http": "http", "https": "http", "file": "file", "pvc": "file"}
+
+
 class Providers:
     """The storage providers by scheme, each made when it is first asked for."""
 
@@ -245,7 +253,7 @@ class Providers:
 
     def __call__(self, scheme: str) -> StorageProvider:
         """Return the provider of *scheme*. Raises TerminalError(UnsupportedScheme or MissingDependency)."""
-        family = {"https": "http", "pvc": "file"}.get(scheme, scheme)
+        family = FAMILIES.get(scheme, "other")
         if family not in self._made:
             self._made[family] = self._make(family)
         return self._made[family]
@@ -277,7 +285,7 @@ class Providers:
             case _:
                 from agent.storage.fsspec_provider import FsspecProvider  # noqa: PLC0415
 
-                return FsspecProvider(family)
+                return FsspecProvider(self._environ)
 
 
 def report_once(board: Board) -> int:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from typing import TypeVar
@@ -23,7 +23,7 @@ from agent.core.reasons import Reason
 from agent.core.retry import BackoffPolicy, Holds, after_restart, hold_key, record, still_meant
 from agent.core.status import Facts, model_status
 from agent.reconcile.world import World
-from agent.telemetry.board import Board, MemoryWord
+from agent.telemetry.board import Board
 
 log = logging.getLogger("agent.reconcile")
 
@@ -98,10 +98,10 @@ class Reconciler:
         self._relist_before = self._clock.wall()
         self.wakeup.ring()
 
-    @property
-    def busy(self) -> Collection[ModelName]:
-        """The models that an action runs for."""
-        return self._busy.keys()
+    def wanted_uris(self) -> Collection[str] | None:
+        """Return the URIs of the document in force, None before there is one; on any thread."""
+        desired = self._desired
+        return None if desired is None else {spec.storage_uri for spec in desired.models.values()}
 
     def outlook(self) -> Outlook:
         """Say whether there is anything left to do, and whether waiting will do it."""
@@ -240,7 +240,7 @@ class Reconciler:
         for name in self._board.models.keys() - models.keys() - leaving - self._busy.keys():
             self._board.drop(name)
             self._prints.pop(name, None)
-        self._board.say(memory=MemoryWord(self._rules.budget_bytes, made.reserved_bytes))
+        self._board.say(memory=replace(self._board.memory, reserved_bytes=made.reserved_bytes))
 
     def _refresh(self, name: ModelName, observed: ObservedState) -> None:
         """Post a model's status if anything that it is made of has changed."""

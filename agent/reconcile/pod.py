@@ -5,8 +5,10 @@ the intent is written before the publish, the outcome after; what fails puts the
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import ParamSpec
 
 from agent.artifacts.fetch import Fetcher
 from agent.artifacts.manifest import Manifest
@@ -20,6 +22,10 @@ from agent.core.status import ProgressReading
 from agent.reconcile.server_link import ServerLink
 from agent.servers.base import ModelServer
 
+log = logging.getLogger("agent.models")
+
+P = ParamSpec("P")
+
 
 class Pod:
     """Carries out actions on the store, the storage and the model server of this pod."""
@@ -27,6 +33,8 @@ class Pod:
     def __init__(self, store: Store, fetcher: Fetcher, link: ServerLink, now: Callable[[], float]) -> None:
         self._store, self._fetcher, self._link, self._now = store, fetcher, link, now
         self._progress: dict[str, Progress] = {}
+        self._hand = asyncio.Lock()  # one writer of the model dir at a time: actions and `inspect`
+        self._inspected: list[ModelName] = []
 
     @property
     def restarts(self) -> int:
@@ -80,21 +88,58 @@ class Pod:
         before = self._store.told().get(action.name)
         good = before if before is None or before.confirmed else self._store.previous().get(action.name)
         try:
-            await asyncio.to_thread(self._publish, server, action)
+            await self._alone(self._publish, server, action)
             await self._link.load(action.name)
         except AgentError as error:
-            await asyncio.to_thread(self._put_back, server, action, good, error)
+            await self._alone(self._put_back, server, action, good, error)
             raise
-        told = _told(action, confirmed=True)
-        await asyncio.to_thread(self._store.record, action.name, told)
+        await self._alone(self._store.record, action.name, _told(action, confirmed=True))
 
     async def _unload(self, action: Unload) -> None:
         await self._link.unload(action.name)
-        await asyncio.to_thread(self._store.withdraw, action.name)
-        if not action.aside:
-            await asyncio.to_thread(self._store.record, action.name, None)
+        await self._alone(self._take_away, action)
 
-    # The rest runs on a thread: bounded work on the local disk.
+    async def inspect(self, most: int) -> None:
+        """Compare the files of up to *most* served models with what was verified, the next ones each time.
+
+        A revision whose blobs changed is forgotten, so that the plan fetches it again; a folder that was
+        changed or removed is published again, with no load (fault D10).
+        """
+        if not self._inspected:
+            self._inspected = sorted(self._store.told(), reverse=True)
+        names, self._inspected = self._inspected[-most:], self._inspected[:-most]
+        for name in reversed(names):
+            await self._alone(self._repair, name)
+
+    async def _alone(self, work: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Run bounded work on the local disk on a thread, with nobody else at the model dir."""
+        async with self._hand:
+            await asyncio.to_thread(work, *args, **kwargs)
+
+    # The rest runs on a thread.
+
+    def _repair(self, name: ModelName) -> None:
+        told = self._store.told().get(name)
+        if told is None or not told.confirmed or name not in self._link.presence.loaded:
+            return
+        if not self._store.intact(told.uri, told.revision):
+            log.warning("stored files were changed or removed; they are fetched again", extra={"model": name})
+            return
+        manifest = self._store.manifest(told.uri, told.revision)
+        if manifest is None:
+            return
+        spec = ModelSpec(told.uri, told.framework, told.memory_bytes)
+        layout = self._layout(self._link.server, name, spec, manifest)
+        if not self._store.stands(name, manifest, layout):
+            log.warning(
+                "the folder of a model was changed or removed; it is published again", extra={"model": name}
+            )
+            self._store.publish(name, manifest, layout)
+
+    def _take_away(self, action: Unload) -> None:
+        self._store.withdraw(action.name)
+        if not action.aside:
+            self._store.record(action.name, None)
 
     def _publish(self, server: ModelServer, action: Load) -> None:
         manifest = self._store.manifest(action.uri, action.revision)

@@ -39,10 +39,12 @@ class ServerWord:
 
 @dataclass(frozen=True, slots=True)
 class MemoryWord:
-    """Bytes; `budget_bytes` is None without a budget."""
+    """Bytes; `budget_bytes` is None without a budget, the resident ones where they cannot be seen."""
 
     budget_bytes: int | None = None
     reserved_bytes: int = 0
+    agent_rss_bytes: int | None = None
+    server_rss_bytes: int | None = None
 
 
 Watcher = Callable[[ModelName, ModelStatus | None], None]

@@ -101,6 +101,8 @@ class Renderer:
                 "budgetBytes": memory.budget_bytes,
                 "reservedBytes": memory.reserved_bytes,
                 "freeBytes": free,
+                "agentRssBytes": memory.agent_rss_bytes,
+                "serverRssBytes": memory.server_rss_bytes,
             },
         }
 

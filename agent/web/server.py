@@ -60,7 +60,7 @@ class StatusSite:
         return _words(200, "ok") if self._alive() else _words(503, "the reconciler has not turned lately")
 
     async def readyz(self, request: web.Request) -> web.Response:
-        """Answer 200 once the first set of models was tried (design §8.5); `verbose` lists what is missing."""
+        """Answer 200 once the first set was tried (design §8.5); `verbose` lists what is missing."""
         missing = self._board.missing()
         if not missing:
             return _words(200, "ok")
