@@ -5,7 +5,6 @@ is taken literally, with no percent-decoding, as KServe takes it. Nothing outsid
 ever opened (fault X4).
 """
 
-import asyncio
 import errno
 import os
 import stat
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from agent.aio.threads import Daemons
 from agent.core.errors import AgentError, RetryableError, TerminalError
 from agent.core.paths import relative_path
 from agent.core.reasons import Reason
@@ -35,19 +35,21 @@ class FileProvider:
     """
 
     def __init__(self, roots: Sequence[Path], *, pvc_root: Path = PVC_ROOT) -> None:
+        self._threads = Daemons("files", limit=4)
         self._pvc_root = str(pvc_root)
         self._roots = tuple(dict.fromkeys([*(str(root) for root in roots), self._pvc_root]))
 
     async def resolve(self, uri: str) -> Listing:
-        """List the file or folder; runs in a thread."""
-        return await asyncio.to_thread(self._resolve, uri)
+        """List the file or folder, on a thread of its own: a network volume may hang."""
+        return await self._threads.run(self._resolve, uri)
 
     async def source(self, obj: RemoteObject) -> FileSource:
         """Say how to open the file; opening it checks that it is still the one that was listed."""
         return FileSource(open=partial(self._open, obj))
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Let the threads go."""
+        self._threads.close()
 
     def _resolve(self, uri: str) -> Listing:
         path = local_path(uri, self._pvc_root)
@@ -118,8 +120,10 @@ def local_path(uri: str, pvc_root: str = str(PVC_ROOT)) -> PurePosixPath:
         rest = rest.removeprefix("localhost")
     if not rest.startswith("/"):
         raise TerminalError(Reason.INVALID_STORAGE_URI, "file:// needs an absolute path: file:///<path>")
-    if any(ord(char) < 32 or ord(char) == 127 for char in rest):
-        raise TerminalError(Reason.INVALID_STORAGE_URI, "the path has a control character")
+    if any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) < 0xE000 for char in rest):
+        raise TerminalError(
+            Reason.INVALID_STORAGE_URI, "the path has a control character or is not valid Unicode"
+        )
     parts = [part for part in rest.split("/") if part not in {"", "."}]
     if ".." in parts:
         raise TerminalError(Reason.FORBIDDEN_PATH, f"{rest!r} has a '..'")

@@ -82,11 +82,11 @@ def web_url(text: str) -> WebUrl:
     try:
         parts = urlsplit(text)
         origin = _origin(parts)
+        path, query = _encoded(parts.path) or "/", _encoded(parts.query)
     except (ValueError, UnicodeError):
         raise _invalid("is no readable URL") from None
     userinfo = parts.netloc.rpartition("@")[0] or None
-    path = _encoded(parts.path) or "/"
-    return WebUrl(origin, path, _encoded(parts.query), userinfo)
+    return WebUrl(origin, path, query, userinfo)
 
 
 def _origin(parts: SplitResult) -> Origin:

@@ -45,8 +45,10 @@ def root(tmp_path):
 
 
 @pytest.fixture
-def provider(root, tmp_path):
-    return FileProvider([root], pvc_root=tmp_path / "pvc")
+async def provider(root, tmp_path):
+    provider = FileProvider([root], pvc_root=tmp_path / "pvc")
+    yield provider
+    await provider.close()
 
 
 class TestFileUri(FolderContract):
@@ -229,14 +231,17 @@ async def test_a_root_that_is_a_link_is_known_by_both_its_names(tmp_path, root):
     provider = FileProvider([tmp_path / "alias"])
     assert (await provider.resolve(f"{tmp_path}/alias/x")).single
     assert (await provider.resolve(f"{root}/x")).single
+    await provider.close()
 
 
 async def test_a_root_that_is_not_mounted_yet_is_not_found(tmp_path):
-    error = await refusal(FileProvider([tmp_path / "later"]), tmp_path / "later/m")
-    assert error.reason is Reason.NOT_FOUND
+    provider = FileProvider([tmp_path / "later"])
+    assert (await refusal(provider, tmp_path / "later/m")).reason is Reason.NOT_FOUND
+    await provider.close()
 
 
-def test_a_folder_the_agent_may_not_read_is_access_denied(provider, root):
+def test_a_folder_the_agent_may_not_read_is_access_denied(root):
+    provider = FileProvider([root])
     if os.geteuid() != 0:
         pytest.skip("needs to become another user")
     (root / "m").mkdir(mode=0o700)
@@ -300,7 +305,7 @@ def test_paths_are_those_of_kserve(uri, path):
 
 
 @pytest.mark.parametrize(
-    "uri", ["file://host/a", "file://", "pvc://", "pvc:///a", "pvc://./a", "/a\0b", "s3://b/a"]
+    "uri", ["file://host/a", "file://", "pvc://", "pvc:///a", "pvc://./a", "/a\0b", "/\ud800", "s3://b/a"]
 )
 def test_what_is_no_local_uri_is_refused(uri):
     with pytest.raises(TerminalError) as caught:
