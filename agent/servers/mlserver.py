@@ -56,6 +56,8 @@ class MLServerServer(V2Server):
         elif deeper:
             found = deeper
             _check_versions({path: _parsed(name, path, read(path)) for path in deeper})
+        elif any(path.startswith(f"{SETTINGS}/") for path in paths):
+            raise _unserved(name, f"its {SETTINGS} is a folder")
         else:
             return folder | {SETTINGS: _encoded(_made(name, spec.framework, paths))}
         for path in found:

@@ -104,11 +104,12 @@ def _as_version_one(paths: Collection[str], *, rename: bool) -> Mapping[str, str
     if "saved_model.pb" in files:
         moved = {f"1/model.savedmodel/{path}": path for path in files}
     else:
-        known = [path for path in files if PurePosixPath(path).suffix in _RENAMED]
         moved = {f"1/{path}": path for path in files}
-        if rename and len(known) == 1 and "/" not in known[0]:
+        known = [path for path in files if PurePosixPath(path).suffix in _RENAMED and "/" not in path]
+        target = _RENAMED[PurePosixPath(known[0]).suffix] if known else ""
+        if rename and len(known) == 1 and not any(path.startswith(f"{target}/") for path in files):
             del moved[f"1/{known[0]}"]
-            moved[f"1/{_RENAMED[PurePosixPath(known[0]).suffix]}"] = known[0]
+            moved[f"1/{target}"] = known[0]
     return {path: path for path in kept} | moved
 
 

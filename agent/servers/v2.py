@@ -78,7 +78,7 @@ class V2Server(abc.ABC):
         """Unload and confirm; see the seam."""
         deadline = time.monotonic() + self._patience.unload
         try:
-            reply = await self._wire.post(_path(name, "unload"), b"{}", seconds=self._patience.unload)
+            reply = await self._wire.order(_path(name, "unload"), b"{}", seconds=self._patience.unload)
         except Unreached as error:
             raise self._unavailable(str(error)) from error
         except Lost:
@@ -137,7 +137,7 @@ class V2Server(abc.ABC):
         """Load; false where the answer was lost and an older load of that name hides the outcome."""
         seconds = max(1.0, deadline - time.monotonic())
         try:
-            reply = await self._wire.post(_path(name, "load"), b"{}", seconds=seconds)
+            reply = await self._wire.order(_path(name, "load"), b"{}", seconds=seconds)
         except Unreached as error:
             raise self._unavailable(str(error)) from error
         except Lost as lost:

@@ -6,7 +6,6 @@ The one law here: a call ends in a Reply, in Unreached (the server never saw the
 
 import asyncio
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -100,46 +99,54 @@ class Wire:
     def __init__(self, url: str, *, connect_seconds: float = 3.0) -> None:
         self.where, self._base, self._socket_path = _address(url)
         self._connect_seconds = connect_seconds
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     async def get(self, path: str, *, seconds: float, limit: int = BODY_LIMIT) -> Reply:
         """GET *path* (quoted already) within *seconds*, the body included."""
-        return await self._call("GET", path, None, seconds, limit)
+        return await self._ask("GET", path, None, seconds, limit)
 
     async def post(self, path: str, body: bytes, *, seconds: float, limit: int = BODY_LIMIT) -> Reply:
-        """POST JSON to *path*. All calls of this protocol may be repeated without harm."""
-        return await self._call("POST", path, body, seconds, limit)
+        """POST JSON to *path*, to ask and not to change: it may be sent twice."""
+        return await self._ask("POST", path, body, seconds, limit)
+
+    async def order(self, path: str, body: bytes, *, seconds: float) -> Reply:
+        """POST JSON to *path* to have something done: sent once, on a connection made for it.
+
+        So a broken connection is the server's doing and not an idle connection's end.
+        """
+        trace = SimpleNamespace(reused=False)
+        return await self._once("POST", path, body, seconds, BODY_LIMIT, trace, kept=False)
 
     async def close(self) -> None:
         """Close all connections."""
-        session, self._session = self._session, None
-        if session is not None:
+        sessions, self._sessions = self._sessions, {}
+        for session in sessions.values():
             await session.close()
 
-    async def _call(self, method: str, path: str, body: bytes | None, seconds: float, limit: int) -> Reply:
-        """Call, and once more where a kept connection had died unnoticed (fault M11).
-
-        Such a connection breaks at once; one that breaks later broke because of what was asked.
-        """
-        started = time.monotonic()
+    async def _ask(self, method: str, path: str, body: bytes | None, seconds: float, limit: int) -> Reply:
+        """Ask, and once more where a kept connection had died unnoticed (fault M11)."""
         trace = SimpleNamespace(reused=False)
         try:
-            return await self._once(method, path, body, seconds, limit, trace)
+            return await self._once(method, path, body, seconds, limit, trace, kept=True)
         except Lost as lost:
-            if not trace.reused or lost.timed_out or time.monotonic() - started > 1.0:
+            if not trace.reused or lost.timed_out:
                 raise
-        fresh = SimpleNamespace(reused=False)
-        try:
-            return await self._once(method, path, body, seconds, limit, fresh)
-        except Unreached as error:
-            raise Lost(str(error)) from error
+        return await self._once(method, path, body, seconds, limit, trace, kept=False)
 
     async def _once(
-        self, method: str, path: str, body: bytes | None, seconds: float, limit: int, trace: SimpleNamespace
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        seconds: float,
+        limit: int,
+        trace: SimpleNamespace,
+        *,
+        kept: bool,
     ) -> Reply:
         timeout = aiohttp.ClientTimeout(total=seconds, connect=None, sock_connect=self._connect_seconds)
         try:
-            async with self._opened().request(
+            async with self._session(kept=kept).request(
                 method,
                 URL(self._base + path, encoded=True),
                 data=body,
@@ -155,25 +162,28 @@ class Wire:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Lost(_cause(error)) from error
 
-    def _opened(self) -> aiohttp.ClientSession:
-        """Return the session; it is made at the first call, since it belongs to the running loop."""
-        if self._session is None:
-            connector = (
-                aiohttp.UnixConnector(path=self._socket_path)
-                if self._socket_path is not None
-                else aiohttp.TCPConnector(limit=32, keepalive_timeout=15)
-            )
+    def _session(self, *, kept: bool) -> aiohttp.ClientSession:
+        """Return the session that keeps connections, or the one that does not.
+
+        Each is made at its first call, since it belongs to the running loop.
+        """
+        if kept not in self._sessions:
             trace = aiohttp.TraceConfig()
             trace.on_connection_reuseconn.append(_note_reuse)
-            self._session = aiohttp.ClientSession(
-                connector=connector,
+            self._sessions[kept] = aiohttp.ClientSession(
+                connector=self._connector(kept=kept),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 trust_env=False,
                 headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
                 trace_configs=[trace],
             )
-        return self._session
+        return self._sessions[kept]
+
+    def _connector(self, *, kept: bool) -> aiohttp.BaseConnector:
+        if self._socket_path is not None:
+            return aiohttp.UnixConnector(path=self._socket_path, force_close=not kept)
+        return aiohttp.TCPConnector(limit=32, force_close=not kept)
 
 
 def quoted(name: str) -> str:

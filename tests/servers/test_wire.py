@@ -138,6 +138,29 @@ async def test_a_kept_connection_that_died_is_replaced_once_and_unseen(wire_to):
     assert len(requests) == 3
 
 
+async def test_an_order_is_sent_once_and_on_a_connection_of_its_own(wire_to):
+    connections = []
+
+    async def talk(reader, writer):
+        lines = []
+        connections.append(lines)
+        while True:
+            line = await request(reader)
+            lines.append(line)
+            if "order" in line:
+                return
+            writer.write(response(b"here"))
+            await writer.drain()
+
+    async with raw_server(talk) as url:
+        wire = wire_to(url)
+        await wire.get("/ask", seconds=5)
+        with pytest.raises(Lost):
+            await wire.order("/order", b"{}", seconds=5)
+        await wire.get("/ask", seconds=5)
+    assert connections == [["GET /ask HTTP/1.1"] * 2, ["POST /order HTTP/1.1"]]
+
+
 async def test_a_fresh_connection_that_breaks_is_not_tried_again(wire_to):
     connections = []
 
