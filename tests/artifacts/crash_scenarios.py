@@ -6,12 +6,13 @@ Imported by the child that is killed too, so nothing but the standard library an
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.artifacts.manifest import blob_id
 from agent.artifacts.store import Store
 from agent.core.disk import DiskPolicy
+from agent.core.model import ModelName
 from tests.artifacts.shelf import BOOT, M, fetch, manifest_of, plain, stored, told, tree
 
 URI = "s3://bucket/wanted"
@@ -177,4 +178,16 @@ SCENARIOS = {
     "first-start": Scenario(
         lambda place, store: None, lambda store: None, shows(None), has(URI, None), at_open=True
     ),
+}
+
+
+def many_records(store: Store) -> None:
+    for number in range(100):
+        store.record(ModelName(f"m{number}"), told(URI, "1"))
+
+
+NEVER = Scenario(lambda place, store: None, lambda store: None, any_seen, lambda store: True)
+FULL = {
+    "large-document": replace(NEVER, act=lambda store: store.remember_document(bytes(2 << 20))),
+    "many-records": replace(NEVER, act=many_records),
 }

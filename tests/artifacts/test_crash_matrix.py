@@ -7,8 +7,6 @@ call by itself, so a point is a kind and a number.
 
 import re
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,15 +18,16 @@ from agent.artifacts.manifest import blob_id, decode
 from tests.artifacts.crash_child import MARK
 from tests.artifacts.crash_scenarios import SCENARIOS, Place
 from tests.artifacts.shelf import M
+from tests.artifacts.strace import child, copied, prepared, weakness
 
-ROOT = Path(__file__).parents[2]
 CALLS = (
     "write,pwrite64,ftruncate,rename,renameat,renameat2,link,linkat,symlink,symlinkat,unlink,unlinkat,"
     "mkdir,mkdirat,rmdir,fsync,fdatasync,fchmod,chmod,fchmodat,utimensat,copy_file_range"
 )
-LAYOUTS = ["drop-in", "beside"]
-
-pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+BESIDE = ("publish", "replace", "withdraw", "first-start")  # the others meet the same calls in one layout
+RUNS = [(name, "drop-in") for name in SCENARIOS] + [
+    pytest.param(name, "beside", marks=[] if name in BESIDE else [pytest.mark.soak]) for name in SCENARIOS
+]
 
 
 class Point(NamedTuple):
@@ -41,8 +40,7 @@ class Point(NamedTuple):
         return f"{self.call}-{self.number}"
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize(("name", "layout"), RUNS)
 def test_killed_anywhere_it_is_old_or_new_and_the_next_start_converges(name, layout, tmp_path):
     template = prepared(name, tmp_path / "template", layout)
     unharmed = copied(template, tmp_path / "unharmed")
@@ -52,29 +50,6 @@ def test_killed_anywhere_it_is_old_or_new_and_the_next_start_converges(name, lay
     with ThreadPoolExecutor(2) as pool:
         verdicts = pool.map(lambda at: killed(name, template, tmp_path / f"{at}", at, final), points)
         assert [verdict for verdict in verdicts if verdict] == []
-
-
-def prepared(name: str, top: Path, layout: str) -> Place:
-    place = Place(top / "models", top / "store" if layout == "beside" else None)
-    with place.open() as store:
-        SCENARIOS[name].prepare(place, store)
-    if name == "first-start":
-        shutil.rmtree(top)
-        top.mkdir()
-    return place
-
-
-def copied(template: Place, top: Path) -> Place:
-    source = template.model_dir.parent
-    subprocess.run(["cp", "-a", "--", source, top], check=True)
-    return Place(top / "models", top / "store" if template.store_dir else None)
-
-
-def child(name: str, place: Place, *options: str) -> subprocess.CompletedProcess[bytes]:
-    python = [sys.executable, "-I", "-S", "-B", Path(__file__).with_name("crash_child.py"), ROOT]
-    arguments = [name, place.model_dir, *([place.store_dir] if place.store_dir else [])]
-    command = ["strace", "-qq", *options, *python, *arguments]
-    return subprocess.run(command, check=False, capture_output=True, timeout=60)
 
 
 def counted(name: str, place: Place, log: Path) -> list[Point]:
@@ -91,11 +66,6 @@ def counted(name: str, place: Place, log: Path) -> list[Point]:
             points.append(Point(call, seen[call]))
         marked = marked or MARK.decode() in line
     return points
-
-
-def weakness(name: str) -> list[str]:
-    """What the file system cannot do in this scenario."""
-    return ["-e", "inject=renameat2:error=EINVAL"] if SCENARIOS[name].without_exchange else []
 
 
 def settled(name: str, place: Place) -> set[str]:
