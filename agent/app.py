@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -136,7 +137,7 @@ class Sidecar:
         room = Room(store, lambda: reconciler.wanted_uris(), policy)  # noqa: PLW0108 - made below
         fetcher = Fetcher(providers, store, StreamMover(), make_room=room.make)
         wakeup = Wakeup()
-        link = ServerLink(self._server(), wakeup.ring)
+        link = ServerLink(self._server(), lambda: self._server_changed(link, wakeup))
         pod = Pod(store, fetcher, link, self._clock.now)
         reconciler = Reconciler(
             pod,
@@ -182,6 +183,10 @@ class Sidecar:
             log.info("the model server is found", extra={"url": url, "protocol": protocol})
 
         return connect(urls, settings.server_protocol, Patience(load=settings.load_timeout), found=found)
+
+    def _server_changed(self, link: ServerLink, wakeup: Wakeup) -> None:
+        self.board.say(server=replace(self.board.server, ready=link.presence.up))
+        wakeup.ring()
 
     async def _once(self, reconciler: Reconciler) -> None:
         """Stop when all is done, when nothing more can be, or when the time is over."""
