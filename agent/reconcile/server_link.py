@@ -64,11 +64,14 @@ class ServerLink:
         self._busy.add(name)
         try:
             await (self.server.load(name) if loaded else self.server.unload(name))
+        except AgentError:
+            self._look.ring()  # what the server holds now is not known: look at once
+            raise
+        else:
             self._overtaken += 1
             self.presence = after_outcome(self.presence, name, loaded=loaded)
         finally:
             self._busy.discard(name)
-            self._look.ring()
 
     async def _read(self) -> None:
         overtaken, busy = self._overtaken, frozenset(self._busy)
