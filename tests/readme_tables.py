@@ -1,0 +1,34 @@
+"""The tables of the README that are made from code. `python tests/readme_tables.py` writes them anew."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from agent.settings import FLAGS
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+
+def flags() -> str:
+    rows = [
+        f"| `--{flag.name}` | `{flag.env}` | {f'`{flag.default}`' if flag.default else '–'} | {flag.help} |"
+        for flag in FLAGS
+    ]
+    return "\n".join(["| flag | environment | default | meaning |", "|---|---|---|---|", *rows])
+
+
+TABLES: dict[str, Callable[[], str]] = {"flags": flags}
+
+
+def section(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- {name}:[^\n]*-->\n)(.*?)(<!-- /{name} -->)", re.DOTALL)
+
+
+def rewritten(text: str) -> str:
+    for name, make in TABLES.items():
+        text = section(name).sub(lambda match, table=make(): f"{match[1]}{table}\n{match[3]}", text)
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(rewritten(README.read_text()))
