@@ -33,7 +33,6 @@ _CHECKSUMS = {
     "ChecksumCRC32C": ("crc32c", 4),
     "ChecksumSHA256": ("sha256", 32),
 }
-_EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 T = TypeVar("T")
 
@@ -44,8 +43,9 @@ class S3Provider:
     Settings and credentials are read at the first use; what is wrong with them is raised there.
     """
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], *, renew_seconds: float = RENEW_SECONDS) -> None:
         self._environ = dict(environ)
+        self._renew_seconds = renew_seconds
         self._threads = Daemons("s3", limit=4)
         self._connecting = asyncio.Lock()
         self._client: S3Client | None = None
@@ -97,7 +97,7 @@ class S3Provider:
         async with self._connecting:
             client = self._client
             stale = client is not None and client.refused
-            if client is None or (stale and loop.time() - self._client_since >= RENEW_SECONDS):
+            if client is None or (stale and loop.time() - self._client_since >= self._renew_seconds):
                 settings = s3_settings(self._environ)
                 making = self._threads.run(S3Client, settings, proxies_of(self._environ))
                 client = await _bounded(settings, making)

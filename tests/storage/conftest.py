@@ -2,6 +2,7 @@
 
 import pytest
 
+from agent.storage.s3 import S3Provider
 from tests.fakes import objectstores
 
 
@@ -45,3 +46,17 @@ def s3_admin(boto3, store):
         aws_access_key_id=store.admin.access_key,
         aws_secret_access_key=store.admin.secret_key,
     )
+
+
+@pytest.fixture
+async def connect_s3():
+    """Make providers that are closed at the end."""
+    made = []
+
+    def connect(environ, **more):
+        made.append(S3Provider(environ, **more))
+        return made[-1]
+
+    yield connect
+    for provider in made:
+        await provider.close()

@@ -3,14 +3,17 @@
 import asyncio
 import itertools
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from agent.core.errors import RetryableError, TerminalError
 from agent.core.reasons import Reason
-from agent.storage.s3 import S3Provider
 from tests.contracts.reading import read_source
 from tests.contracts.storage import CONTENT, OTHER, FolderContract, assert_hidden, files, one, read
+from tests.storage.refusals import refusal
 
 pytestmark = pytest.mark.real
 
@@ -53,37 +56,16 @@ def environ(seaweedfs):
 
 
 @pytest.fixture
-async def connect():
-    """Make providers that are closed at the end."""
-    made = []
-
-    def connect(environ):
-        made.append(S3Provider(environ))
-        return made[-1]
-
-    yield connect
-    for provider in made:
-        await provider.close()
-
-
-@pytest.fixture
-def provider(connect, environ):
-    return connect(environ)
+def provider(connect_s3, environ):
+    return connect_s3(environ)
 
 
 class TestContract(FolderContract):
-    """Keys that cannot be laid down are refused by SeaweedFS itself: those are put into moto, below."""
+    """Keys that cannot be laid down are refused by SeaweedFS itself: see `test_s3_odd.py`."""
 
     @pytest.fixture
     def secrets(self, seaweedfs):
         return (seaweedfs.reader.secret_key, seaweedfs.reader.access_key)
-
-
-async def refusal(provider, uri):
-    """Resolve what must be refused."""
-    with pytest.raises((RetryableError, TerminalError)) as caught:
-        await provider.resolve(uri)
-    return caught.value
 
 
 async def test_1205_keys_are_listed_over_two_pages(provider, tree, admin):
@@ -107,17 +89,17 @@ async def test_a_folder_of_placeholders_only_is_not_found(provider, tree):
     assert (await refusal(provider, tree.uri("m"))).reason is Reason.NOT_FOUND
 
 
-async def test_a_whole_bucket_is_taken_when_no_key_is_named(admin, seaweedfs, environ, connect):
+async def test_a_whole_bucket_is_taken_when_no_key_is_named(admin, seaweedfs, environ, connect_s3):
     admin.create_bucket(Bucket="whole")
     for key in ("a.bin", "sub/b.bin"):
         admin.put_object(Bucket="whole", Key=key, Body=b"x")
-    provider = connect({**environ, **seaweedfs.admin.environ()})
+    provider = connect_s3({**environ, **seaweedfs.admin.environ()})
     for uri in ("s3://whole", "s3://whole/"):
         assert files(await provider.resolve(uri)) == {"a.bin": 1, "sub/b.bin": 1}
 
 
-async def test_a_missing_bucket_is_named(connect, environ, seaweedfs):
-    error = await refusal(connect({**environ, **seaweedfs.admin.environ()}), "s3://no-such-bucket/m")
+async def test_a_missing_bucket_is_named(connect_s3, environ, seaweedfs):
+    error = await refusal(connect_s3({**environ, **seaweedfs.admin.environ()}), "s3://no-such-bucket/m")
     assert isinstance(error, TerminalError)
     assert error.reason is Reason.NOT_FOUND
     assert "bucket" in error.message
@@ -132,9 +114,9 @@ async def test_a_missing_bucket_is_named(connect, environ, seaweedfs):
         ({"awsAnonymousCredential": "TRUE"}, "AccessDenied"),
     ],
 )
-async def test_wrong_unknown_or_no_keys_are_denied_with_what_to_do(connect, environ, tree, changes, says):
+async def test_wrong_unknown_or_no_keys_are_denied_with_what_to_do(connect_s3, environ, tree, changes, says):
     await tree.put("m/model.bin", b"x")
-    error = await refusal(connect({**environ, **changes}), tree.uri("m"))
+    error = await refusal(connect_s3({**environ, **changes}), tree.uri("m"))
     assert isinstance(error, TerminalError)
     assert error.reason is Reason.ACCESS_DENIED
     assert says in error.message
@@ -148,10 +130,10 @@ async def test_keys_are_denied_another_bucket_than_theirs(provider, admin):
         assert (await refusal(provider, uri)).reason is Reason.ACCESS_DENIED
 
 
-async def test_a_get_with_keys_that_became_wrong_is_denied(connect, environ, tree):
+async def test_a_get_with_keys_that_became_wrong_is_denied(connect_s3, environ, tree):
     await tree.put("model.bin", CONTENT)
-    obj = await one(connect(environ), tree.uri("model.bin"))
-    wrong = connect({**environ, "AWS_SECRET_ACCESS_KEY": "wrongwrongwrong"})
+    obj = await one(connect_s3(environ), tree.uri("model.bin"))
+    wrong = connect_s3({**environ, "AWS_SECRET_ACCESS_KEY": "wrongwrongwrong"})
     with pytest.raises(TerminalError) as caught:
         await read(wrong, obj)
     assert caught.value.reason is Reason.ACCESS_DENIED
@@ -190,71 +172,32 @@ async def test_an_object_of_many_parts_is_pinned_by_its_etag(provider, tree, adm
     assert await read(provider, obj, (5 << 20) - 1, (5 << 20) + 1) == b"\0\0"
 
 
-async def test_the_object_is_meant_where_object_and_folder_have_one_name(connect, moto):
-    import boto3  # noqa: PLC0415 - SeaweedFS cannot hold both, moto can
-
-    client = boto3.client("s3", endpoint_url=moto.endpoint, region_name="us-east-1", **boto_keys())
-    client.create_bucket(Bucket="both")
-    for key, body in {"m": b"object", "m/a.bin": b"a", "n": b"", "n/b.bin": b"b", "z": b""}.items():
-        client.put_object(Bucket="both", Key=key, Body=body)
-    client.close()
-    provider = connect({"S3_ENDPOINT": moto.endpoint, **some_keys()})
-    assert files(await provider.resolve("s3://both/m")) == {"m": 6}
-    assert files(await provider.resolve("s3://both/m/")) == {"a.bin": 1}
-    assert files(await provider.resolve("s3://both/n")) == {"b.bin": 1}
-    assert files(await provider.resolve("s3://both/z")) == {"z": 0}
-
-
-@pytest.mark.parametrize(
-    "key", ["m/x/../../evil", "m/../evil", "m//double", "m/./dot", f"m/{'x' * 256}", "m/a/b", "m/tab\there"]
-)
-async def test_a_key_that_could_not_be_laid_down_refuses_the_model(connect, moto, key):
-    import boto3  # noqa: PLC0415 - SeaweedFS refuses such keys, moto keeps them
-
-    client = boto3.client("s3", endpoint_url=moto.endpoint, region_name="us-east-1", **boto_keys())
-    bucket = f"hostile-{next(PREFIXES)}"
-    client.create_bucket(Bucket=bucket)
-    for name in ("m/good.bin", "m/a", key):  # a/b beside a: a file that is a folder too
-        client.put_object(Bucket=bucket, Key=name, Body=b"x")
-    client.close()
-    provider = connect({"S3_ENDPOINT": moto.endpoint, **some_keys()})
-    error = await refusal(provider, f"s3://{bucket}/m")
-    assert isinstance(error, TerminalError)
-    assert error.reason is Reason.INVALID_OBJECT_KEY
-
-
-def boto_keys():
-    return {"aws_access_key_id": "x", "aws_secret_access_key": "y"}
-
-
-def some_keys():
-    return {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}
-
-
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
-async def test_https_is_verified_against_the_bundle_that_is_named(connect, environ, seaweedfs, tree):
+async def test_https_is_verified_against_the_bundle_that_is_named(connect_s3, environ, seaweedfs, tree):
     await tree.put("model.bin", CONTENT)
     secure = {**environ, "AWS_ENDPOINT_URL": seaweedfs.https_endpoint}
     for trust in (
         {"AWS_CA_BUNDLE": str(seaweedfs.ca_file)},
         {"S3_VERIFY_SSL": "0"},
     ):
-        provider = connect({**secure, **trust})
+        provider = connect_s3({**secure, **trust})
         assert await read(provider, await one(provider, tree.uri("model.bin")), 5, 9) == CONTENT[5:9]
 
 
-async def test_https_of_an_unknown_authority_is_refused(connect, environ, seaweedfs, tree):
-    error = await refusal(connect({**environ, "AWS_ENDPOINT_URL": seaweedfs.https_endpoint}), tree.uri("m"))
+async def test_https_of_an_unknown_authority_is_refused(connect_s3, environ, seaweedfs, tree):
+    error = await refusal(
+        connect_s3({**environ, "AWS_ENDPOINT_URL": seaweedfs.https_endpoint}), tree.uri("m")
+    )
     assert error.reason is Reason.TLS_ERROR
     assert "AWS_CA_BUNDLE" in error.message
 
 
 async def test_a_bundle_from_kserves_config_map_is_taken_and_a_missing_one_named(
-    connect, environ, seaweedfs, tree, tmp_path
+    connect_s3, environ, seaweedfs, tree, tmp_path
 ):
     await tree.put("model.bin", b"x")
     mounted = {"CA_BUNDLE_CONFIGMAP_NAME": "bundle", "CA_BUNDLE_VOLUME_MOUNT_POINT": str(tmp_path)}
-    provider = connect({**environ, **mounted, "AWS_ENDPOINT_URL": seaweedfs.https_endpoint})
+    provider = connect_s3({**environ, **mounted, "AWS_ENDPOINT_URL": seaweedfs.https_endpoint})
     error = await refusal(provider, tree.uri("model.bin"))
     assert error.reason is Reason.TLS_ERROR
     assert str(tmp_path / "cabundle.crt") in error.message
@@ -262,18 +205,18 @@ async def test_a_bundle_from_kserves_config_map_is_taken_and_a_missing_one_named
     assert (await one(provider, tree.uri("model.bin"))).size == 1
 
 
-async def test_a_storage_that_is_down_is_tried_again(connect, environ):
+async def test_a_storage_that_is_down_is_tried_again(connect_s3, environ):
     down = {**environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "S3_MAX_ATTEMPTS": "1"}
-    error = await refusal(connect(down), "s3://models/m")
+    error = await refusal(connect_s3(down), "s3://models/m")
     assert isinstance(error, RetryableError)
     assert error.reason is Reason.STORAGE_UNAVAILABLE
 
 
-async def test_a_source_is_made_again_from_the_object_alone(connect, environ, tree):
+async def test_a_source_is_made_again_from_the_object_alone(connect_s3, environ, tree):
     """As after a restart: nothing but what the listing said is known."""
     await tree.put("m/ü +%~.bin", CONTENT)
-    obj = (await connect(environ).resolve(tree.uri("m"))).objects[0]
-    assert await read(connect(environ), obj, 7, 70) == CONTENT[7:70]
+    obj = (await connect_s3(environ).resolve(tree.uri("m"))).objects[0]
+    assert await read(connect_s3(environ), obj, 7, 70) == CONTENT[7:70]
 
 
 async def test_the_signature_is_fresh_for_each_source_and_hidden(provider, tree, seaweedfs):
@@ -303,12 +246,70 @@ async def test_a_range_beyond_the_end_is_a_changed_snapshot(provider, tree):
     assert caught.value.reason is Reason.SNAPSHOT_CHANGED
 
 
-async def test_a_proxy_of_the_environment_is_used_and_loopback_is_not_proxied(connect, environ, tree):
+async def test_a_proxy_of_the_environment_is_used_and_loopback_is_not_proxied(connect_s3, environ, tree):
     await tree.put("model.bin", b"x")
-    proxied = connect({**environ, "HTTP_PROXY": "http://user:pass@127.0.0.1:1"})
+    proxied = connect_s3({**environ, "HTTP_PROXY": "http://user:pass@127.0.0.1:1"})
     obj = await one(proxied, tree.uri("model.bin"))
     assert (await proxied.source(obj)).proxy is None
-    away = connect(
+    away = connect_s3(
         {**environ, "HTTPS_PROXY": "http://user:pass@127.0.0.1:1", "AWS_ENDPOINT_URL": "https://far.test"}
     )
     assert (await away.source(obj)).proxy == "http://user:pass@127.0.0.1:1"
+
+
+def without_keys(environ):
+    return {name: value for name, value in environ.items() if "ACCESS" not in name}
+
+
+async def test_keys_of_a_profile_are_read_again_after_they_were_refused(
+    connect_s3, environ, tree, tmp_path, seaweedfs
+):
+    await tree.put("m/model.bin", CONTENT)
+    path = tmp_path / "credentials"
+    text = f"[team]\naws_access_key_id = {seaweedfs.reader.access_key}\naws_secret_access_key = "
+    path.write_text(f"{text}wrongwrongwrong\n")
+    profile = {"AWS_PROFILE": "team", "AWS_SHARED_CREDENTIALS_FILE": str(path)}
+    provider = connect_s3({**without_keys(environ), **profile}, renew_seconds=0)
+    assert (await refusal(provider, tree.uri("m"))).reason is Reason.ACCESS_DENIED
+    path.write_text(f"{text}{seaweedfs.reader.secret_key}\n")
+    assert await read(provider, (await provider.resolve(tree.uri("m"))).objects[0], 0, 9) == CONTENT[:9]
+
+
+async def test_a_profile_that_is_missing_is_named_so(connect_s3, environ):
+    error = await refusal(connect_s3({**without_keys(environ), "AWS_PROFILE": "nobody"}), "s3://models/m")
+    assert error.reason is Reason.INVALID_CREDENTIALS
+    assert "profile" in error.message
+
+
+async def test_pod_identity_is_asked_and_asked_again_when_its_keys_are_about_to_end(
+    connect_s3, environ, tree, seaweedfs, monkeypatch
+):
+    """botocore itself reads where the container's credentials are, so the process's environment says it."""
+    await tree.put("m/model.bin", CONTENT)
+    asked = []
+
+    async def give(request):
+        asked.append(request.headers.get("Authorization"))
+        ends = datetime.now(UTC) + timedelta(minutes=5 if len(asked) == 1 else 120)
+        keys = {"AccessKeyId": seaweedfs.reader.access_key, "SecretAccessKey": seaweedfs.reader.secret_key}
+        return web.json_response({**keys, "Token": "", "Expiration": ends.strftime("%Y-%m-%dT%H:%M:%SZ")})
+
+    app = web.Application()
+    app.router.add_get("/v1/credentials", give)
+    async with TestServer(app, host="127.0.0.1") as server:
+        monkeypatch.setenv(
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{server.port}/v1/credentials"
+        )
+        monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "pod-token")
+        provider = connect_s3(without_keys(environ))
+        obj = (await provider.resolve(tree.uri("m"))).objects[0]
+        for start in range(3):
+            assert await read(provider, obj, start, 9) == CONTENT[start:9]
+    assert asked == ["pod-token", "pod-token"]
+
+
+async def test_no_credentials_at_all_says_what_to_set(connect_s3, environ, monkeypatch):
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    error = await refusal(connect_s3(without_keys(environ)), "s3://models/m")
+    assert error.reason is Reason.INVALID_CREDENTIALS
+    assert "awsAnonymousCredential" in error.message

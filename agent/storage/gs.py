@@ -1,0 +1,204 @@
+"""`gs://bucket/name`: Google Cloud Storage.
+
+google-auth finds credentials, and the JSON API lists, on daemon threads; reading an object is one GET that
+the artifact layer makes itself, pinned to the generation. Objects stored with
+`Content-Encoding: gzip` are asked for as they are stored: bytes on disk are the bytes listed.
+"""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
+
+from agent.aio.threads import Daemons
+from agent.core.errors import AgentError, RetryableError, TerminalError
+from agent.core.reasons import Reason
+from agent.storage.base import HttpSource, Listing, RemoteObject
+from agent.storage.buckets import Location, base_name, check_count, choose, location, path_below
+from agent.storage.gs_client import (
+    CONNECT_SECONDS,
+    GOOGLE,
+    READ_SECONDS,
+    DefaultCredentials,
+    Entry,
+    GsClient,
+    default_credentials,
+    endpoint_of,
+    file_credentials,
+)
+from agent.storage.gs_errors import GsAnswers
+from agent.storage.proxies import proxies_of, proxy_for
+from agent.storage.trust import Trust, bundles_of
+
+SEARCH_SECONDS = 3.0
+"""How long the machine may be searched for credentials; a metadata server that is there answers at once."""
+
+RENEW_SECONDS = 60.0
+"""Refused credentials, or the lack of any, are looked into anew, but no more often than this."""
+
+T = TypeVar("T")
+
+
+class GsProvider:
+    """Objects of GCS, as *environ* says how to reach it.
+
+    Credentials: GOOGLE_APPLICATION_CREDENTIALS, else what the machine or pod has (application default,
+    workload identity), else none. *default* finds the second kind; it may block.
+    """
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        *,
+        default: DefaultCredentials = default_credentials,
+        search_seconds: float = SEARCH_SECONDS,
+        renew_seconds: float = RENEW_SECONDS,
+    ) -> None:
+        self._environ = dict(environ)
+        self._search_seconds = search_seconds
+        self._renew_seconds = renew_seconds
+        self._default = default
+        self._threads = Daemons("gs", limit=4)
+        self._trust = Trust(bundles_of(self._environ))
+        self._connecting = asyncio.Lock()
+        self._refreshing = asyncio.Lock()
+        self._client: GsClient | None = None
+        self._client_since = 0.0
+
+    async def resolve(self, uri: str) -> Listing:
+        """List the object or everything below the prefix; see `agent.storage.buckets` for which."""
+        place = location(uri)
+        client = await self._connected()
+        below, no_list = await self._below(client, place)
+        single, no_get = await self._single(client, place)
+        if single is None and not below and (refusal := no_list or no_get) is not None:
+            raise refusal
+        return choose(place, single, below)
+
+    async def source(self, obj: RemoteObject) -> HttpSource:
+        """Say how to GET; no request is made unless the token is about to end."""
+        client = await self._connected()
+        async with self._refreshing:
+            if client.token_due:
+                await self._blocking(client.refresh)
+        bucket, _, name = obj.key.partition("/")
+        generation = parse_qs(urlsplit(obj.identity).query)["generation"][0]
+        query = urlencode({"alt": "media", "generation": generation})
+        parts = urlsplit(client.endpoint)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return HttpSource(
+            url=f"{client.endpoint}/download/storage/v1/b/{bucket}/o/{quote(name, safe='')}?{query}",
+            answers=GsAnswers(f"gs://{obj.key}", client.standing),
+            headers={**client.authorization(), "Accept-Encoding": "gzip"},
+            expect={"x-goog-generation": generation},
+            ssl_context=await self._trust.context() if parts.scheme == "https" else None,
+            proxy=proxy_for(proxies_of(self._environ), parts.scheme, parts.hostname or "", port),
+        )
+
+    async def close(self) -> None:
+        """Give connections and threads back; a thread that hangs is left behind."""
+        self._threads.close()
+        if self._client is not None:
+            self._client.close()
+
+    async def _connected(self) -> GsClient:
+        loop = asyncio.get_running_loop()
+        async with self._connecting:
+            client = self._client
+            stale = client is not None and client.standing.refused
+            if client is None or (stale and loop.time() - self._client_since >= self._renew_seconds):
+                endpoint = endpoint_of(self._environ)
+                credentials = await self._credentials(endpoint)
+                context = await self._trust.context() if endpoint.startswith("https:") else None
+                client = await self._blocking(GsClient, endpoint, credentials, context)
+                self._client, self._client_since = client, loop.time()
+            return client
+
+    async def _credentials(self, endpoint: str) -> object:
+        if path := self._environ.get("GOOGLE_APPLICATION_CREDENTIALS", "").strip():
+            return await self._blocking(file_credentials, path)
+        if endpoint != GOOGLE:
+            return None  # an emulator wants none
+        try:
+            async with asyncio.timeout(self._search_seconds):
+                return await self._threads.run(self._default)
+        except TimeoutError:
+            return None
+
+    async def _blocking(self, work: Callable[..., T], *args: object) -> T:
+        seconds = 3 * (CONNECT_SECONDS + READ_SECONDS) + 60  # two retries, and a token
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._threads.run(work, *args)
+        except TimeoutError:
+            raise RetryableError(
+                Reason.STORAGE_TIMEOUT,
+                f"GCS did not come back within {seconds:.0f} s; its thread is given up",
+            ) from None
+
+    async def _below(self, client: GsClient, place: Location) -> tuple[list[RemoteObject], AgentError | None]:
+        """Return the files below the prefix; nothing and the refusal where only a GET might be allowed."""
+        found: list[RemoteObject] = []
+        token: str | None = None
+        tokens: set[str] = set()
+        seen = 0
+        while True:
+            try:
+                entries, token = await self._blocking(client.page, place.bucket, place.prefix, token)
+            except TerminalError as error:
+                if error.reason is Reason.ACCESS_DENIED and place.may_be_object and not tokens:
+                    return [], error
+                raise
+            for entry in entries:
+                path = path_below(place.prefix, entry.name)
+                if path is not None:
+                    found.append(_listed(client.endpoint, place, path, entry))
+            seen += len(entries) + 1  # an empty page counts too, or it never ends
+            check_count(seen, place)
+            if not token:
+                return found, None
+            if token in tokens:
+                raise RetryableError(
+                    Reason.STORAGE_ERROR, f"GCS lists the same page of {place} again and again"
+                )
+            tokens.add(token)
+
+    async def _single(
+        self, client: GsClient, place: Location
+    ) -> tuple[RemoteObject | None, AgentError | None]:
+        """Return the object of this very name; nothing and the refusal where it is not known to be absent."""
+        if not place.may_be_object:
+            return None, None
+        try:
+            entry = await self._blocking(client.object, place.bucket, place.key)
+        except TerminalError as error:
+            if error.reason is Reason.NOT_FOUND:
+                return None, None
+            if error.reason is Reason.ACCESS_DENIED:
+                return None, error
+            raise
+        return _listed(client.endpoint, place, base_name(place.key), entry), None
+
+
+def _listed(endpoint: str, place: Location, path: str, entry: Entry) -> RemoteObject:
+    host = urlsplit(endpoint).netloc
+    query = urlencode({"generation": entry.generation, "size": entry.size})
+    told = {"crc32c": (entry.crc32c, 4), "md5": (entry.md5, 16)}
+    return RemoteObject(
+        path=path,
+        key=f"{place.bucket}/{entry.name}",
+        size=entry.size,
+        identity=f"gs://{host}/{place.bucket}/{quote(entry.name, safe='/~')}?{query}",
+        checksums={name: digest for name, (text, size) in told.items() if (digest := _hex(text, size))},
+        media_type=entry.media_type,
+    )
+
+
+def _hex(text: str, size: int) -> str | None:
+    try:
+        digest = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return digest.hex() if len(digest) == size else None
