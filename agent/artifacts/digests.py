@@ -4,10 +4,13 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-import google_crc32c
+from agent.artifacts.crc import CRCS, DIGITS
 
-COMPUTABLE = ("sha256", "crc32c", "md5")
-"""Strongest first: one that is known and verified is enough."""
+COMPUTABLE = ("sha256", "crc64nvme", "crc32c", "md5")
+"""Strongest first, but for md5, which is slow: one that is known and verified is enough."""
+
+SEEN_FIRST = frozenset({"crc32c"})
+"""What is recorded of bytes whose identity is pinned but whom no service gave a checksum (design §6)."""
 
 
 class _Digest(Protocol):
@@ -16,21 +19,21 @@ class _Digest(Protocol):
     def hexdigest(self) -> str: ...
 
 
-class _Crc32c:
-    def __init__(self) -> None:
+class _Crc:
+    def __init__(self, algorithm: str) -> None:
+        self._calc = CRCS[algorithm].calc
+        self._digits = DIGITS[algorithm]
         self._value = 0
 
     def update(self, data: memoryview) -> None:
-        self._value = google_crc32c.extend(self._value, bytes(data))  # takes no writable buffer
+        self._value = self._calc(data, self._value)
 
     def hexdigest(self) -> str:
-        return f"{self._value:08x}"
+        return f"{self._value:0{self._digits}x}"
 
 
 def _new(algorithm: str) -> _Digest:
-    if algorithm == "crc32c":
-        return _Crc32c()
-    return hashlib.new(algorithm, usedforsecurity=False)
+    return _Crc(algorithm) if algorithm in CRCS else hashlib.new(algorithm, usedforsecurity=False)
 
 
 class Digests:
@@ -51,8 +54,8 @@ class Digests:
 
 def needed(want: Iterable[str], known: Mapping[str, str]) -> frozenset[str]:
     """Return the digests to compute: what is wanted anyway, and the strongest that can be compared."""
-    strongest = next((name for name in COMPUTABLE if name in known), None)
-    return frozenset(want) | (frozenset({strongest}) if strongest else frozenset())
+    best = next((name for name in COMPUTABLE if name in known), None)
+    return frozenset(want) | (frozenset({best}) if best else frozenset())
 
 
 def strongest(known: Mapping[str, str]) -> str | None:

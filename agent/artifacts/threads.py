@@ -36,7 +36,7 @@ class Threads:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         future.add_done_callback(_retrieve)
-        self._start(lambda: _call(work, loop, future))
+        self.start(lambda: _call(work, loop, future))
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -52,7 +52,8 @@ class Threads:
             for _ in range(self._threads):
                 self._jobs.put(None)
 
-    def _start(self, job: Callable[[], None]) -> None:
+    def start(self, job: Callable[[], None]) -> None:
+        """Run *job* on a thread; it must not raise. Raises RuntimeError once closed."""
         with self._lock:
             if self._closed:
                 raise RuntimeError(f"{self._name} is closed")

@@ -7,6 +7,8 @@ import threading
 import google_crc32c
 import pytest
 
+from agent.artifacts.engine.engine import Engine
+from agent.artifacts.engine.settings import EngineSettings
 from agent.artifacts.fetch import Fetcher
 from agent.artifacts.progress import Progress
 from agent.artifacts.store import Store
@@ -35,9 +37,16 @@ def provider(origin):
     return OriginProvider(origin)
 
 
+@pytest.fixture(params=["stream", "engine"])
+def mover(request):
+    if request.param == "stream":
+        return StreamMover(stall_seconds=2)
+    return Engine(EngineSettings(stall_seconds=2))
+
+
 @pytest.fixture
-async def fetcher(store, provider):
-    fetcher = Fetcher(lambda scheme: provider, store, StreamMover(stall_seconds=2))
+async def fetcher(store, provider, mover):
+    fetcher = Fetcher(lambda scheme: provider, store, mover)
     yield fetcher
     await fetcher.close()
 
@@ -168,13 +177,13 @@ async def test_a_fault_that_stays_is_told_and_leaves_no_revision(fetcher, origin
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "crc32c", "md5"])
-async def test_a_flipped_bit_is_noticed_by_any_checksum_that_storage_gives(store, origin, algorithm):
+async def test_a_flipped_bit_is_noticed_by_any_checksum_that_storage_gives(store, origin, mover, algorithm):
     def checksums(content):
         if algorithm == "crc32c":
             return {"crc32c": f"{google_crc32c.value(content):08x}"}
         return {algorithm: hashlib.new(algorithm, content).hexdigest()}
 
-    fetcher = Fetcher(lambda _: OriginProvider(origin, checksums=checksums), store, StreamMover())
+    fetcher = Fetcher(lambda _: OriginProvider(origin, checksums=checksums), store, mover)
     origin.put("/m/a", CONTENT, [Fault(flip=77)])
     stored = await fetch(fetcher, f"{origin.url}/m/")
     assert files(store, stored) == {"a": CONTENT}
@@ -231,9 +240,9 @@ async def test_one_file_that_fails_fails_the_fetch_and_the_others_are_kept_for_t
     assert len(files(store, stored)) == 3
 
 
-async def test_bytes_without_any_validator_are_known_by_their_digest(store, origin):
+async def test_bytes_without_any_validator_are_known_by_their_digest(store, origin, mover):
     provider = OriginProvider(origin, pinned=False, sizes=False)
-    fetcher = Fetcher(lambda _: provider, store, StreamMover())
+    fetcher = Fetcher(lambda _: provider, store, mover)
     origin.every = Fault(chunked=True, drop_etag=True)
     origin.put("/m", b"one")
     uri = f"{origin.url}/m"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-_SLICE = 16 << 10
+_SLICE = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,7 @@ class FaultyOrigin:
         self.sent_bytes = 0
         self.on_request: Callable[[Asked], None] = lambda _: None
         self._scripts: dict[str, list[Fault]] = {}
+        self._etags: dict[str, str] = {}
         self._context = context
         self._lock = threading.Lock()
         self._connections: set[socket.socket] = set()
@@ -95,6 +96,7 @@ class FaultyOrigin:
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:
             for connection in self._connections:
@@ -109,10 +111,11 @@ class FaultyOrigin:
         """Serve *content*, the next answers going wrong as *faults* say."""
         with self._lock:
             self.objects[path] = content
+            self._etags[path] = f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
             self._scripts[path] = list(faults)
 
     def etag(self, path: str) -> str:
-        return f'"{hashlib.md5(self.objects[path], usedforsecurity=False).hexdigest()}"'
+        return self._etags[path]
 
     def requests(self, path: str | None = None) -> list[Asked]:
         with self._lock:
@@ -193,9 +196,10 @@ class FaultyOrigin:
                 headers["Content-Range"] = f"bytes */{len(content)}"
                 return 416, b""
             headers["Content-Range"] = fault.claim_range or f"bytes {start}-{stop - 1}/{len(content)}"
-            doubled = content + content
-            status, body = 206, doubled[start + fault.shift : stop + fault.shift]
-        body = body[: len(body) - fault.short] + b"x" * fault.extra
+            body = content[start + fault.shift : stop + fault.shift]
+            status, body = 206, body + content[: stop - start - len(body)]
+        if fault.short or fault.extra:
+            body = body[: len(body) - fault.short] + b"x" * fault.extra
         if fault.encode:
             headers["Content-Encoding"] = "gzip"
             body = gzip.compress(body)
@@ -213,8 +217,8 @@ class FaultyOrigin:
         ends = [end for end in (fault.cut, fault.reset, fault.stall) if end is not None]
         end = min([*ends, len(body)])
         for at in range(0, end, fault.drip or _SLICE):
-            piece = body[at : min(at + (fault.drip or _SLICE), end)]
-            connection.sendall(b"%x\r\n%s\r\n" % (len(piece), piece) if fault.chunked else piece)
+            piece = memoryview(body)[at : min(at + (fault.drip or _SLICE), end)]
+            connection.sendall(b"%x\r\n%s\r\n" % (len(piece), bytes(piece)) if fault.chunked else piece)
             with self._lock:
                 self.sent_bytes += len(piece)
             if fault.drip and self._stopped.wait(1):

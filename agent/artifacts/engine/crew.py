@@ -1,0 +1,191 @@
+"""One model's orders on their way through the engine: feeds the pool, retries, and knows when it is over.
+
+Lives on the event loop; what it promises as a `Crew` may be called on any thread.
+"""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from agent.artifacts.engine.dial import Route, route_of
+from agent.artifacts.engine.pieces import Download
+from agent.artifacts.engine.pool import Job, Pool
+from agent.artifacts.engine.ranged import Ranged
+from agent.artifacts.engine.settings import SMALL_BYTES
+from agent.artifacts.engine.streamed import Streamed
+from agent.artifacts.orders import Order
+from agent.artifacts.retries import patiently
+from agent.artifacts.threads import Threads
+from agent.core.errors import AgentError, RetryableError
+from agent.core.reasons import Reason
+from agent.storage.base import HttpSource, Source
+
+_BACKLOG = 128
+"""So many downloads are ready or under way at once; sources are asked for only shortly before."""
+
+_GRACE_SECONDS = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a crew works with; the engine's own."""
+
+    pool: Pool
+    threads: Threads
+    break_off: Callable[[Job], None]
+    move_locally: Callable[[Order, Source], Awaitable[None]]
+    boot: str
+    clock: Callable[[], float]
+
+
+class OrderCrew:
+    """Carries out the orders of one call of `Engine.move`."""
+
+    def __init__(self, orders: Sequence[Order], tools: Tools) -> None:
+        self._orders, self._tools = orders, tools
+        self._loop = asyncio.get_running_loop()
+        self.job = self._job = Job()
+        self._left = len(orders)
+        self._lock = threading.Lock()
+        self._moving: dict[Download, Route] = {}
+        self._error: BaseException | None = None
+        self._over = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._room = asyncio.Event()
+        self._group: asyncio.TaskGroup | None = None
+        self._job.idle = lambda: self._post(self._idle.set)
+
+    async def run(self) -> None:
+        """Move all; raises the first failure. When cancelled, lets go within a second."""
+        self._tools.pool.add(self._job)
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                feeder = group.create_task(self._feed(), name="feed")
+                await self._over.wait()
+                if self._error is not None:
+                    raise self._error
+                feeder.cancel()
+        finally:
+            self._group = None
+            await self._let_go()
+
+    async def _let_go(self) -> None:
+        tools, job = self._tools, self._job
+        tools.pool.remove(job)
+        if job.active:
+            tools.break_off(job)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_GRACE_SECONDS):
+                    while job.active:
+                        self._idle.clear()
+                        if job.active:
+                            await self._idle.wait()
+        hangs = bool(job.active)
+        for download in list(self._moving):
+            if hangs:  # a thread hangs in the disk: what it still writes must never be taken for a partial
+                download.order.partial.unlink(missing_ok=True)
+                download.order.journal.unlink(missing_ok=True)
+            else:
+                download.give_up()
+
+    async def _feed(self) -> None:
+        for order in self._orders:
+            while len(self._moving) >= _BACKLOG:
+                self._room.clear()
+                self._tools.pool.pump()
+                await self._room.wait()
+            source = await patiently(order.source)
+            if isinstance(source, HttpSource):
+                await self._begin(order, source)
+            else:
+                await self._locally(order, source)
+        self._tools.pool.pump()
+
+    async def _begin(self, order: Order, source: HttpSource) -> None:
+        route, size = route_of(source), order.obj.size
+        if size is None or size <= SMALL_BYTES or not order.obj.pinned:
+            download: Download = Streamed(order, source, self)
+            self._moving[download] = route
+        else:
+            tools = self._tools
+            download = Ranged(
+                order, source, self, boot=tools.boot, start_thread=tools.threads.start, now=tools.clock()
+            )
+            self._moving[download] = route
+            await tools.threads.run(download.prepare)
+        self._tools.pool.offer(self._job, route, download)
+
+    async def _locally(self, order: Order, source: Source) -> None:
+        await self._tools.move_locally(order, source)
+        self._count()
+
+    async def _once_more(self, download: Download, pause_seconds: float) -> None:
+        await asyncio.sleep(pause_seconds)
+        source = await patiently(download.order.source)
+        if not isinstance(source, HttpSource):
+            raise RetryableError(Reason.STORAGE_ERROR, "storage changed the way to read an object")
+        download.refreshed(source, self._tools.clock())
+        await self._tools.threads.run(download.prepare)
+        if download in self._moving:
+            self._moving[download] = route_of(source)
+            self.offer(download)
+
+    # The promises of `Crew`, from any thread.
+
+    def again(self, download: Download, pause_seconds: float) -> None:
+        """See `Crew`."""
+        self._post(lambda: self._spawn(download, pause_seconds))
+
+    def offer(self, download: Download) -> None:
+        """See `Crew`."""
+        route = self._moving.get(download)
+        if route is not None:
+            self._tools.pool.offer(self._job, route, download)
+            self._tools.pool.pump()
+
+    def replace(self, old: Download, new: Download) -> None:
+        """See `Crew`."""
+        route = self._moving.pop(old, None)
+        if route is not None:
+            self._moving[new] = route
+            self.offer(new)
+
+    def done(self, download: Download) -> None:
+        """See `Crew`."""
+        self._moving.pop(download, None)
+        self._count()
+
+    def failed(self, error: BaseException) -> None:
+        """See `Crew`."""
+        self._post(lambda: self._fail(error))
+
+    def _count(self) -> None:
+        with self._lock:
+            self._left -= 1
+            left = self._left
+        if not left:
+            self._post(self._over.set)
+        elif len(self._moving) == _BACKLOG // 2:
+            self._post(self._room.set)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._error is None and not self._over.is_set():
+            self._error = error
+        self._over.set()
+
+    def _spawn(self, download: Download, pause_seconds: float) -> None:
+        if self._group is not None and not self._over.is_set():
+            self._group.create_task(self._retried(download, pause_seconds), name="again")
+
+    async def _retried(self, download: Download, pause_seconds: float) -> None:
+        try:
+            await self._once_more(download, pause_seconds)
+        except AgentError as error:
+            self._fail(error)
+
+    def _post(self, call: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(call)

@@ -1,0 +1,97 @@
+"""The engine: a few threads, one pool of connections, and the crews that use them (design §6, §8.15).
+
+Every HTTP-shaped source is read over ranges into preallocated files; files of this machine and objects
+that only a library can read go their own way, with the same checks behind.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+
+from agent.artifacts.engine.crew import OrderCrew, Tools
+from agent.artifacts.engine.journal import boot_id
+from agent.artifacts.engine.lane import EpollLane
+from agent.artifacts.engine.local import LocalMoves
+from agent.artifacts.engine.pieces import Piece
+from agent.artifacts.engine.pool import Job, Lane, Pool
+from agent.artifacts.engine.settings import EngineSettings
+from agent.artifacts.engine.throttle import Throttle
+from agent.artifacts.orders import Order
+from agent.artifacts.retries import first_error
+from agent.artifacts.threads import Threads
+from agent.core.errors import RetryableError
+from agent.core.reasons import Reason
+
+
+class Engine:
+    """Moves the bytes of objects to disk; see `Mover`. Threads begin with the first object."""
+
+    def __init__(self, settings: EngineSettings | None = None, *, boot: str | None = None) -> None:
+        self._settings = settings or EngineSettings()
+        self._threads = Threads("engine")
+        limit = self._settings.bandwidth_limit
+        self._throttle = Throttle(limit, time.monotonic) if limit else None
+        self._lanes: list[EpollLane] = []
+        self._lock = threading.Lock()
+        self._crews: dict[Job, OrderCrew] = {}
+        self._pool = Pool(
+            self._settings, start_thread=self._threads.start, pick_lane=self._lane, clock=time.monotonic
+        )
+        self._local = LocalMoves(self._threads, self._throttle)
+        self._tools = Tools(
+            pool=self._pool,
+            threads=self._threads,
+            break_off=self._break_off,
+            move_locally=self._local.move,
+            boot=boot or boot_id(),
+            clock=time.monotonic,
+        )
+
+    async def move(self, orders: Sequence[Order]) -> None:
+        """Carry out all *orders*; see `Mover`."""
+        if not orders:
+            return
+        crew = OrderCrew(orders, self._tools)
+        self._crews[crew.job] = crew
+        try:
+            await crew.run()
+        except BaseExceptionGroup as errors:
+            raise first_error(errors) from None
+        finally:
+            del self._crews[crew.job]
+
+    def close(self) -> None:
+        """Stop everything; what is on its way fails."""
+        with self._lock:
+            for lane in self._lanes:
+                lane.close()
+        self._threads.close()
+
+    def _lane(self) -> Lane:
+        """Return the lane with the fewest connections, a new one while there are few."""
+        with self._lock:
+            idle = [lane for lane in self._lanes if not lane.load]
+            if not idle and len(self._lanes) < self._settings.lanes:
+                name = f"engine-lane-{len(self._lanes)}"
+                lane = EpollLane(
+                    name,
+                    self._pool,
+                    self._settings,
+                    self._throttle,
+                    clock=time.monotonic,
+                    crashed=self._crashed,
+                )
+                self._lanes.append(lane)
+                return lane
+            return min(self._lanes, key=lambda each: each.load)
+
+    def _break_off(self, job: Job) -> None:
+        pieces = self._pool.pieces_of(job)
+        error = RetryableError(Reason.STORAGE_UNAVAILABLE, "no longer wanted")
+        for lane in list(self._lanes):
+            lane.drop(pieces, error)
+
+    def _crashed(self, piece: Piece, error: BaseException) -> None:
+        job = self._pool.owner_of(piece)
+        if job is not None and (crew := self._crews.get(job)) is not None:
+            crew.failed(error)

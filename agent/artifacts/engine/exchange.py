@@ -1,0 +1,175 @@
+"""One connection: a request goes out, the answer is judged and handed to its download, byte for byte.
+
+Everything here happens on the connection's lane. A connection is used again only if its last answer was
+read exactly to its end.
+"""
+
+from agent.artifacts.engine.checks import refusal
+from agent.artifacts.engine.dial import Route, request_of
+from agent.artifacts.engine.http1 import MAX_HEAD_BYTES, Chunks, Head, ProtocolError, parse_head
+from agent.artifacts.engine.pieces import Piece
+from agent.artifacts.engine.wire import Wire
+from agent.artifacts.neterrors import network_error
+from agent.core.errors import AgentError, RetryableError
+from agent.core.reasons import Reason
+
+MAX_ERROR_BODY = 64 << 10
+
+
+class Connection:
+    """A wire, and the exchange that is on it."""
+
+    def __init__(self, wire: Wire, route: Route, now: float) -> None:
+        self.wire, self.route = wire, route
+        self.piece: Piece | None = None
+        self.last_byte = now
+        self.window_began = now
+        self.window_bytes = 0
+        self.used = False
+        self.reusable = True
+        self._unsent = b""
+        self._head: Head | None = None
+        self._begin_bytes = b""
+        self._left: int | None = None
+        self._chunks: Chunks | None = None
+        self._error_body: bytearray | None = None
+
+    @property
+    def wants_to_write(self) -> bool:
+        """Whether a part of the request has not gone out yet."""
+        return bool(self._unsent)
+
+    @property
+    def untouched(self) -> bool:
+        """A used connection that brought nothing of this answer: it was closed while it was idle."""
+        return self.used and self._head is None and not self._begin_bytes
+
+    def start(self, piece: Piece, now: float) -> None:
+        """Send the request of *piece*. Raises OSError, AgentError, ValueError."""
+        self.piece = piece
+        self.last_byte = self.window_began = now
+        self.window_bytes = 0
+        self._head, self._begin_bytes, self._left = None, b"", None
+        self._chunks = self._error_body = None
+        span = None if piece.stop is None else (piece.start, piece.stop)
+        self._unsent = request_of(piece.source, span)
+        self.flush()
+
+    def flush(self) -> bool:
+        """Send what is left of the request; true once all of it is out."""
+        self._unsent = self._unsent[self.wire.write(self._unsent) :]
+        return not self._unsent
+
+    def received(self, data: memoryview) -> bool:
+        """Take bytes from the wire; true once the exchange is over.
+
+        Raises AgentError, ProtocolError: then the connection is worthless.
+        """
+        if self._head is None:
+            rest = self._take_head(data)
+            if rest is None:
+                return False
+            data = rest
+            if self._left == 0:
+                self.reusable = self.reusable and not data
+                return self._ended()
+        if not data:
+            return False
+        if self._chunks is not None:
+            return self._received_chunks(self._chunks, data)
+        if self._left is None:
+            return self._content(data) and self._ended(early=True)
+        if len(data) > self._left:
+            raise ProtocolError("bytes follow the end of the answer")
+        self._left -= len(data)
+        enough = self._content(data)
+        if self._left == 0 or enough:
+            return self._ended(early=self._left > 0)
+        return False
+
+    def _received_chunks(self, chunks: Chunks, data: memoryview) -> bool:
+        for content in chunks.feed(data):
+            if self._content(content):
+                return self._ended(early=True)
+        return self._ended() if chunks.done else False
+
+    def closed(self) -> bool:
+        """The other side is done; true where that is how this answer ends. Raises RetryableError."""
+        open_ended = self._head is not None and self._left is None and self._chunks is None
+        if self.piece is not None and open_ended:
+            if self._error_body is None and self.piece.download.order.obj.size is None:
+                raise ProtocolError(
+                    "the answer does not say how long it is, so that nobody can tell if it broke off"
+                )
+            self.reusable = False
+            return self._ended()
+        raise RetryableError(
+            Reason.STORAGE_UNAVAILABLE, f"{self.route.place}: the connection broke in the middle of an answer"
+        )
+
+    def _take_head(self, data: memoryview) -> memoryview | None:
+        raw = self._begin_bytes + bytes(data[:MAX_HEAD_BYTES])
+        end = raw.find(b"\r\n\r\n")
+        if end < 0:
+            if len(raw) > MAX_HEAD_BYTES:
+                raise ProtocolError("the answer has an endless head")
+            self._begin_bytes = raw
+            return None
+        rest = data[end + 4 - len(self._begin_bytes) :]
+        head = parse_head(raw[:end])
+        if 100 <= head.status < 200:
+            self._begin_bytes = b""
+            return self._take_head(rest) if rest else None
+        self._head = head
+        self._left = head.length
+        self._chunks = Chunks() if head.chunked else None
+        self.reusable = head.keep_alive
+        self._judge(head)
+        return rest
+
+    def _judge(self, head: Head) -> None:
+        piece = self._piece
+        if head.status in {200, 206}:
+            piece.download.begin(piece, head)
+        else:
+            self._error_body = bytearray()
+
+    def _content(self, data: memoryview) -> bool:
+        if self._error_body is not None:
+            self._error_body += data[: MAX_ERROR_BODY - len(self._error_body)]
+            return len(self._error_body) >= MAX_ERROR_BODY
+        piece = self._piece
+        return piece.download.write(piece, data)
+
+    def _ended(self, *, early: bool = False) -> bool:
+        if early:
+            self.reusable = False
+        if self._error_body is not None and self._head is not None:
+            raise refusal(self._piece.source, self._head, bytes(self._error_body), self._piece)
+        piece = self._piece
+        if piece.stop is not None and piece.at < piece.stop:
+            raise RetryableError(
+                Reason.STORAGE_UNAVAILABLE, f"{self.route.place}: the answer was shorter than it said"
+            )
+        return True
+
+    @property
+    def _piece(self) -> Piece:
+        if self.piece is None:
+            raise ProtocolError("an answer came that nobody asked for")
+        return self.piece
+
+
+def translated(error: Exception, route: Route) -> AgentError:
+    """Return what a failed exchange means."""
+    match error:
+        case AgentError():
+            return error
+        case OSError():
+            return network_error(error, route.place)
+        case ProtocolError():
+            return RetryableError(Reason.STORAGE_ERROR, f"{route.place}: {error}")
+        case _:
+            return RetryableError(
+                Reason.STORAGE_ERROR, f"{route.place}: the request cannot be sent ({type(error).__name__})"
+            )

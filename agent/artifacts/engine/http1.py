@@ -1,0 +1,146 @@
+"""HTTP/1.1 as far as reading objects needs it, pure: request bytes out, heads and bodies in (RFC 9112).
+
+Whatever is not understood exactly is refused: a wrong guess about where a body ends is corruption.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+MAX_HEAD_BYTES = 64 << 10
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: |$)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?")
+
+
+class ProtocolError(Exception):
+    """The other side does not speak HTTP/1.1 in a way that can be trusted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of an answer. Names in lower case; `length` is None for chunked and for until-closed."""
+
+    status: int
+    headers: Mapping[str, str]
+    length: int | None
+    chunked: bool
+    keep_alive: bool
+
+
+def request(target: str, headers: Mapping[str, str]) -> bytes:
+    """Return the head of a GET. Raises ValueError for what cannot be sent safely."""
+    lines = [f"GET {target} HTTP/1.1"]
+    for name, value in headers.items():
+        if not _TOKEN.fullmatch(name) or any(char in value for char in "\r\n\0"):
+            raise ValueError("a header that cannot be sent")
+        lines.append(f"{name}: {value}")
+    if any(char <= " " or char == "\x7f" for char in target):
+        raise ValueError("an address that cannot be sent")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def parse_head(raw: bytes) -> Head:
+    """Return the head that *raw* is, without the empty line at its end."""
+    status_line, _, rest = raw.partition(b"\r\n")
+    match = _STATUS.match(status_line)
+    if not match:
+        raise ProtocolError("the answer is no HTTP/1.1")
+    headers: dict[str, str] = {}
+    for line in rest.decode("latin-1").split("\r\n") if rest else ():
+        name, colon, value = line.partition(":")
+        name = name.lower()
+        if not colon or not _TOKEN.fullmatch(name):
+            raise ProtocolError("the answer has a malformed header")
+        value = value.strip(" \t")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    status = int(match[2])
+    chunked = _is_chunked(headers)
+    length = None if chunked else _length(headers, status)
+    words = headers.get("connection", "").lower()
+    keep = "close" not in words and (match[1] == b"1" or "keep-alive" in words)
+    framed = chunked or length is not None
+    return Head(status, headers, length, chunked, keep and framed)
+
+
+def content_range(value: str) -> tuple[int, int, int | None]:
+    """Return (start, stop, total) of a Content-Range, stop exclusive, total None for `*`."""
+    match = _CONTENT_RANGE.fullmatch(value)
+    if not match:
+        raise ProtocolError("the Content-Range cannot be read")
+    return int(match[1]), int(match[2]) + 1, None if match[3] == "*" else int(match[3])
+
+
+def _is_chunked(headers: Mapping[str, str]) -> bool:
+    coding = headers.get("transfer-encoding")
+    if coding is None:
+        return False
+    if coding.lower() != "chunked" or "content-length" in headers:
+        raise ProtocolError("the answer has a Transfer-Encoding that is not just chunked")
+    return True
+
+
+def _length(headers: Mapping[str, str], status: int) -> int | None:
+    if status in {204, 304}:
+        return 0
+    text = headers.get("content-length")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise ProtocolError("the answer has a Content-Length that is no number")
+    return int(text)
+
+
+class Chunks:
+    """Takes a chunked body apart; `done` once its end, trailers included, was seen."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self._left = 0  # of the chunk at hand
+        self._line = b""
+        self._state = "size"
+
+    def feed(self, data: memoryview) -> Iterator[memoryview]:
+        """Yield the content in *data*; what is only half there is kept for the next call."""
+        while data and not self.done:
+            if self._state == "data":
+                piece = data[: self._left]
+                data = data[len(piece) :]
+                self._left -= len(piece)
+                if not self._left:
+                    self._state = "end"
+                yield piece
+            else:
+                data = self._feed_line(data)
+        if data:
+            raise ProtocolError("bytes follow the end of the answer")
+
+    def _feed_line(self, data: memoryview) -> memoryview:
+        raw = bytes(data[: MAX_HEAD_BYTES + 1])
+        line, found, _ = raw.partition(b"\n")
+        self._line += line
+        if len(self._line) > MAX_HEAD_BYTES:
+            raise ProtocolError("the chunked answer has an endless line")
+        if not found:
+            return data[len(raw) :]
+        line, self._line = self._line, b""
+        if not line.endswith(b"\r"):
+            raise ProtocolError("the chunked answer has a bare line feed")
+        self._line_ended(line[:-1])
+        return data[raw.index(b"\n") + 1 :]
+
+    def _line_ended(self, line: bytes) -> None:
+        match self._state:
+            case "end":
+                if line:
+                    raise ProtocolError("a chunk is longer than it said")
+                self._state = "size"
+            case "size":
+                match = _CHUNK.fullmatch(line)
+                if not match:
+                    raise ProtocolError("a chunk has no size")
+                self._left = int(match[1], 16)
+                self._state = "data" if self._left else "trailer"
+            case _:
+                self.done = not line

@@ -1,0 +1,287 @@
+"""A thread that serves many connections: it sleeps in epoll, and reads each into the one same buffer."""
+
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from agent.artifacts.engine.exchange import Connection, translated
+from agent.artifacts.engine.http1 import ProtocolError
+from agent.artifacts.engine.pieces import Piece
+from agent.artifacts.engine.pool import Pool
+from agent.artifacts.engine.settings import EngineSettings
+from agent.artifacts.engine.throttle import Throttle
+from agent.core.errors import AgentError, RetryableError
+from agent.core.reasons import Reason
+
+BUFFER_BYTES = 256 << 10
+_READS_A_TURN = 8
+_TICK_SECONDS = 0.25
+
+
+class EpollLane:
+    """Serves connections until closed."""
+
+    def __init__(
+        self,
+        name: str,
+        pool: Pool,
+        settings: EngineSettings,
+        throttle: Throttle | None,
+        *,
+        clock: Callable[[], float],
+        crashed: Callable[[Piece, BaseException], None],
+    ) -> None:
+        self._pool, self._settings, self._throttle, self._clock = pool, settings, throttle, clock
+        self._crashed = crashed
+        self._epoll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._posted: deque[Callable[[], None]] = deque()
+        self._connections: dict[int, Connection] = {}
+        self._again: dict[Connection, float] = {}  # to be read at this time though epoll may say nothing
+        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        self._ticked = 0.0
+        self._closing = False
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    @property
+    def load(self) -> int:
+        """How many connections it has."""
+        return len(self._connections)
+
+    def give(self, connection: Connection, piece: Piece) -> None:
+        """Start *piece* on *connection*, which may be new here. From any thread."""
+        self._post(lambda: self._start(connection, piece))
+
+    def discard(self, connection: Connection) -> None:
+        """Close a connection that the pool forgot. From any thread."""
+        self._post(lambda: self._close(connection))
+
+    def drop(self, pieces: set[Piece], error: AgentError) -> None:
+        """Break off those of *pieces* that are here. From any thread."""
+        self._post(lambda: self._drop(pieces, error))
+
+    def close(self) -> None:
+        """Close all connections and end. From any thread; does not wait."""
+        self._closing = True
+        self._post(lambda: None)
+
+    def _post(self, job: Callable[[], None]) -> None:
+        self._posted.append(job)
+        os.eventfd_write(self._wake, 1)
+
+    def _run(self) -> None:
+        while not self._closing:
+            for descriptor, mask in self._epoll.poll(self._timeout()):
+                if descriptor == self._wake:
+                    os.eventfd_read(self._wake)
+                    while self._posted:
+                        self._posted.popleft()()
+                elif (connection := self._connections.get(descriptor)) is not None:
+                    self._serve(connection, writable=bool(mask & select.EPOLLOUT))
+            now = self._clock()
+            for connection in [each for each, due in self._again.items() if due <= now]:
+                del self._again[connection]
+                self._resume(connection)
+            if now - self._ticked >= _TICK_SECONDS:
+                self._ticked = now
+                self._tick(now)
+        self._end()
+
+    def _end(self) -> None:
+        error = RetryableError(Reason.STORAGE_UNAVAILABLE, "the agent is stopping")
+        for connection in list(self._connections.values()):
+            if connection.piece is not None:
+                self._break(connection, error)
+            else:
+                self._close(connection)
+        self._epoll.close()
+
+    def _timeout(self) -> float | None:
+        if self._again:
+            return max(0.0, min(_TICK_SECONDS, min(self._again.values()) - self._clock()))
+        if self._pool.busy:
+            return _TICK_SECONDS
+        return self._settings.idle_seconds if self._connections else None
+
+    def _start(self, connection: Connection, piece: Piece) -> None:
+        descriptor = connection.wire.descriptor
+        if descriptor not in self._connections:
+            self._connections[descriptor] = connection
+            self._epoll.register(descriptor, select.EPOLLIN)
+        self._request(connection, piece)
+
+    def _request(self, connection: Connection, piece: Piece) -> None:
+        if not self._pool.wanted(piece):
+            connection.piece = piece
+            self._break(connection, RetryableError(Reason.STORAGE_UNAVAILABLE, "no longer wanted"))
+            return
+        try:
+            connection.start(piece, self._clock())
+        except (OSError, ValueError, AgentError) as error:
+            self._break(connection, error)
+            return
+        if connection.wants_to_write:
+            self._epoll.modify(connection.wire.descriptor, select.EPOLLIN | select.EPOLLOUT)
+
+    def _serve(self, connection: Connection, *, writable: bool) -> None:
+        if connection in self._again:
+            return  # it waits for its share of the bandwidth
+        try:
+            if writable and connection.wants_to_write and connection.flush():
+                self._epoll.modify(connection.wire.descriptor, select.EPOLLIN)
+            self._read(connection)
+        except (OSError, AgentError, ProtocolError, ValueError) as error:
+            self._break(connection, error)
+        except BaseException as error:  # noqa: BLE001 - a bug: its job ends with it, the lane lives on
+            if connection.piece is not None:
+                self._crashed(connection.piece, error)
+            self._break(connection, RetryableError(Reason.INTERNAL_ERROR, type(error).__name__))
+
+    def _read(self, connection: Connection) -> None:
+        wire = connection.wire
+        for _ in range(_READS_A_TURN):
+            room = self._granted(connection)
+            if not room:
+                return
+            count = wire.read(self._buffer[:room])
+            if self._throttle is not None:
+                self._throttle.give_back(room - (count or 0))
+            if count is None:
+                return
+            if not count:
+                self._closed(connection)
+                return
+            connection.last_byte = self._clock()
+            connection.window_bytes += count
+            if connection.received(self._buffer[:count]):
+                if not self._over(connection):
+                    return
+            elif count < room and not wire.buffered:
+                return
+        if wire.buffered:
+            self._again[connection] = 0.0
+
+    def _granted(self, connection: Connection) -> int:
+        """Return how much may be read now; 0 where the connection has to wait for it."""
+        if self._throttle is None:
+            return BUFFER_BYTES
+        room = self._throttle.take(BUFFER_BYTES)
+        if not room:
+            self._pause(connection, self._throttle.pause_seconds)
+        return room
+
+    def _closed(self, connection: Connection) -> None:
+        if connection.piece is None:
+            self._forget_idle(connection)
+        elif connection.closed():
+            self._over(connection)
+
+    def _over(self, connection: Connection) -> bool:
+        """An exchange came to its end; true where the connection goes on to the next."""
+        piece = connection.piece
+        if piece is None:
+            return False
+        error: AgentError | None = None
+        try:
+            piece.download.finish(piece)
+        except AgentError as trouble:
+            error = trouble
+        connection.piece = None
+        if connection.reusable:
+            connection.used = True
+            following = self._pool.next_after(self, connection, piece)
+        else:
+            self._close(connection)
+            self._pool.lost(connection, piece)
+            following = None
+        if error is not None:
+            piece.download.fail(piece, error)
+        if following is None:
+            self._pool.pump()
+            return False
+        self._request(connection, following)
+        return connection.piece is following
+
+    def _break(self, connection: Connection, error: Exception) -> None:
+        """The exchange failed and the connection is worthless."""
+        piece, connection.piece = connection.piece, None
+        self._close(connection)
+        if piece is None:
+            self._pool.lost(connection, None)
+            return
+        told = translated(error, connection.route)
+        self._pool.lost(connection, piece, told)
+        if connection.untouched and isinstance(error, OSError | RetryableError):
+            piece.tries -= 1  # it was closed while it was idle: nobody's fault
+        piece.download.fail(piece, told)
+        self._pool.pump()
+
+    def _forget_idle(self, connection: Connection) -> None:
+        self._close(connection)
+        self._pool.lost(connection, None)
+
+    def _close(self, connection: Connection) -> None:
+        self._again.pop(connection, None)
+        descriptor = connection.wire.descriptor
+        if self._connections.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+        connection.wire.close()
+
+    def _pause(self, connection: Connection, seconds: float) -> None:
+        now = self._clock()
+        self._again[connection] = now + seconds
+        connection.last_byte = now  # it is we who do not read
+        self._epoll.modify(connection.wire.descriptor, 0)
+
+    def _resume(self, connection: Connection) -> None:
+        if connection.wire.descriptor in self._connections:
+            if self._throttle is not None:
+                self._epoll.modify(connection.wire.descriptor, select.EPOLLIN)
+            self._serve(connection, writable=False)
+
+    def _drop(self, pieces: set[Piece], error: AgentError) -> None:
+        for connection in list(self._connections.values()):
+            if connection.piece in pieces:
+                self._break(connection, error)
+
+    def _tick(self, now: float) -> None:
+        settings = self._settings
+        busy = [each for each in self._connections.values() if each.piece is not None]
+        for connection in busy:
+            place = connection.route.place
+            silent = now - connection.last_byte
+            if silent > settings.stall_seconds:
+                words = f"{place}: nothing came for {silent:.0f} s"
+                self._break(connection, RetryableError(Reason.STORAGE_TIMEOUT, words))
+            elif now - connection.window_began > settings.slow_seconds:
+                if self._too_slow(connection, busy):
+                    words = (
+                        f"{place}: less than {settings.min_rate} bytes/s for {settings.slow_seconds:.0f} s"
+                    )
+                    self._break(connection, RetryableError(Reason.STORAGE_TIMEOUT, words))
+                connection.window_began, connection.window_bytes = now, 0
+        for connection in list(self._connections.values()):
+            if connection.piece is None and now - connection.last_byte > settings.idle_seconds:
+                self._forget_idle(connection)
+        if self._pool.busy:
+            self._pool.pump()
+
+    def _too_slow(self, connection: Connection, busy: list[Connection]) -> bool:
+        """Slow by itself, and not just because many share one line."""
+        floor = self._settings.min_rate
+        if self._throttle is not None:
+            floor = min(
+                floor, (self._settings.bandwidth_limit or floor) // (2 * self._settings.max_connections)
+            )
+        seconds = self._settings.slow_seconds
+        if connection.window_bytes >= floor * seconds:
+            return False
+        peers = [
+            each.window_bytes for each in busy if each.route == connection.route and each is not connection
+        ]
+        return sum(peers) + connection.window_bytes < floor * seconds or (
+            bool(peers) and connection.window_bytes < sum(peers) / len(peers) / 8
+        )

@@ -1,0 +1,99 @@
+"""Objects that come by no HTTP request of ours: files of this machine, and readers of a library.
+
+Each is moved on a daemon thread, a few at once, and checked like any other.
+"""
+
+import asyncio
+import os
+import threading
+
+from agent.artifacts.digests import SEEN_FIRST, Digests, needed
+from agent.artifacts.engine.streamed import write_all
+from agent.artifacts.engine.throttle import Throttle
+from agent.artifacts.errors import disk_errors
+from agent.artifacts.localfile import copy_file
+from agent.artifacts.orders import Moved, Order
+from agent.artifacts.retries import patiently
+from agent.artifacts.threads import Threads
+from agent.core.errors import RetryableError
+from agent.core.reasons import Reason
+from agent.storage.base import FileSource, ReaderSource, Source
+
+AT_ONCE = 4
+PIECE_BYTES = 8 << 20
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class LocalMoves:
+    """Moves files and reads through libraries."""
+
+    def __init__(self, threads: Threads, throttle: Throttle | None) -> None:
+        self._threads, self._throttle = threads, throttle
+        self._slots = asyncio.Semaphore(AT_ONCE)
+
+    async def move(self, order: Order, source: Source) -> None:
+        """Bring all of *order* to disk and settle it."""
+        first: list[Source] = [source]
+
+        async def attempt() -> None:
+            await self._attempt(order, first.pop() if first else await order.source())
+
+        async with self._slots:
+            await patiently(attempt)
+
+    async def _attempt(self, order: Order, source: Source) -> None:
+        cancelled = threading.Event()
+        order.meter.set(0)
+        match source:
+            case FileSource():
+                await self._threads.run(lambda: _file(order, source, cancelled), abort=cancelled.set)
+            case ReaderSource():
+                read = lambda: _library(order, source, cancelled, self._throttle)  # noqa: E731 - two lines below
+                moved = await self._threads.run(read, abort=cancelled.set)
+                if await source.recheck() != order.obj.identity:
+                    raise RetryableError(
+                        Reason.SNAPSHOT_CHANGED, f"{order.obj.path} changed while it was read"
+                    )
+                await self._threads.run(lambda: order.settle(moved))
+            case _:
+                raise RetryableError(Reason.STORAGE_ERROR, "storage changed the way to read an object")
+
+
+def _file(order: Order, source: FileSource, cancelled: threading.Event) -> None:
+    want = needed(order.want, order.obj.checksums)
+    moved = copy_file(source.open, order.partial, order.meter, cancelled, want)
+    if not cancelled.is_set():
+        order.settle(moved)
+
+
+def _library(
+    order: Order, source: ReaderSource, cancelled: threading.Event, throttle: Throttle | None
+) -> Moved:
+    digests = Digests(needed(order.want, order.obj.checksums) or SEEN_FIRST)
+    size, at = order.obj.size, 0
+    with disk_errors("writing a download", need_bytes=size, volume=order.partial.parent):
+        descriptor = os.open(order.partial, _FLAGS, 0o644)
+    try:
+        while not cancelled.is_set() and (size is None or at < size):
+            stop = at + PIECE_BYTES if size is None else min(at + PIECE_BYTES, size)
+            piece = source.read(at, stop)
+            if not piece:
+                break
+            with disk_errors("writing a download", need_bytes=len(piece), volume=order.partial.parent):
+                write_all(descriptor, memoryview(piece), at)
+            digests.update(memoryview(piece))
+            at += len(piece)
+            order.meter.add(len(piece))
+            _pay(len(piece), throttle, cancelled)
+    finally:
+        os.close(descriptor)
+    return Moved(at, digests.result())
+
+
+def _pay(count: int, throttle: Throttle | None, cancelled: threading.Event) -> None:
+    """Wait until what was read fits the bandwidth limit."""
+    while throttle is not None and count > 0 and not cancelled.is_set():
+        granted = throttle.take(count)
+        count -= granted
+        if not granted:
+            cancelled.wait(throttle.pause_seconds)

@@ -1,0 +1,99 @@
+"""What one exchange is to bring: a piece of one object, and what a download of an object promises.
+
+An exchange calls `begin`, `write` and then `finish` or `fail`, all on its own lane's thread.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from agent.artifacts.engine.http1 import Head
+from agent.artifacts.orders import Order
+from agent.core.errors import AgentError
+from agent.storage.base import HttpSource
+
+
+@dataclass(eq=False, slots=True)
+class Piece:
+    """Bytes from `start` up to `stop` of an object; `stop` is None for all there is, asked without a range.
+
+    `at` is the next byte to come. `crc` is over what came since `mark`. `stop` may be lowered while the
+    piece is under way, when another connection takes over its end.
+    """
+
+    download: "Download"
+    source: HttpSource = field(repr=False)
+    start: int
+    stop: int | None
+    tries: int = 0
+    hedged: bool = False
+    asked_stop: int | None = field(init=False)
+    at: int = field(init=False)
+    mark: int = field(init=False)
+    crc: int = 0
+    began: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.at = self.mark = self.start
+        self.asked_stop = self.stop
+
+
+class Crew(Protocol):
+    """Who a download reports to; called on any thread, with no lock held."""
+
+    def again(self, download: "Download", pause_seconds: float) -> None:
+        """Ask for a fresh source after the pause, prepare if needed, and offer the download again."""
+        ...
+
+    def offer(self, download: "Download") -> None:
+        """There may be something to `take` again."""
+        ...
+
+    def replace(self, old: "Download", new: "Download") -> None:
+        """Carry on with *new*, which moves the same object in another way."""
+        ...
+
+    def done(self, download: "Download") -> None:
+        """All of it is on disk and settled."""
+        ...
+
+    def failed(self, error: AgentError) -> None:
+        """Give up all orders of this crew."""
+        ...
+
+
+class Download(Protocol):
+    """One object on its way, from one or more pieces."""
+
+    order: Order
+
+    def refreshed(self, source: HttpSource, now: float) -> None:
+        """Read from *source* from now on."""
+        ...
+
+    def prepare(self) -> None:
+        """Make ready for `take`; may read a lot, so it runs on a thread of its own. Raises AgentError."""
+        ...
+
+    def take(self, connections: int, now: float) -> Piece | None:
+        """Return a piece that may be fetched now, None where none may. Quick; *connections* may share."""
+        ...
+
+    def begin(self, piece: Piece, head: Head) -> None:
+        """Judge the head of an answer with status 200 or 206. Raises AgentError, ProtocolError."""
+        ...
+
+    def write(self, piece: Piece, data: memoryview) -> bool:
+        """Take the next bytes; true once the piece has all it needs. Raises AgentError."""
+        ...
+
+    def finish(self, piece: Piece) -> None:
+        """The body ended as it said. Raises AgentError."""
+        ...
+
+    def fail(self, piece: Piece, error: AgentError) -> None:
+        """The piece will not come; what was written of it stays where that is safe. Never raises."""
+        ...
+
+    def give_up(self) -> None:
+        """Close files; nothing of it is active any more."""
+        ...

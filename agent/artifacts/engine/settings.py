@@ -1,0 +1,46 @@
+"""The numbers of the engine, with their sums."""
+
+import os
+from dataclasses import dataclass, field
+
+MIB = 1 << 20
+
+SMALL_BYTES = MIB
+"""Objects up to here are one request and have no journal: a crash fetches at most this much again."""
+
+JOURNAL_BYTES = 3 * MIB // 4
+"""A record each so many bytes; with one read more (256 KiB) at most 1 MiB a connection is fetched again."""
+
+SMALLEST_PART = 4 * MIB
+LARGEST_PART = 64 * MIB
+"""Parts get smaller towards the end of an object, so that all connections end together."""
+
+WINDOW_BYTES = 256 * MIB
+"""How far a download may run ahead of a hash that has to see the bytes in order, while they are cached."""
+
+
+def _lanes() -> int:
+    return max(1, min(4, len(os.sched_getaffinity(0))))
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What an operator may set, and what tests shorten.
+
+    `bandwidth_limit` and `min_rate` are bytes a second. A connection is given up after `stall_seconds`
+    without a byte, or after `slow_seconds` below `min_rate` unless the whole origin is merely shared out.
+    """
+
+    max_connections: int = 16
+    bandwidth_limit: int | None = None
+    min_rate: int = 64 << 10
+    stall_seconds: float = 30.0
+    slow_seconds: float = 60.0
+    idle_seconds: float = 20.0
+    longest_wait_seconds: float = 30.0
+    lanes: int = field(default_factory=_lanes)
+
+    @property
+    def connections_per_model(self) -> int:
+        """Half of all, so that a large model never keeps a small one waiting for a connection."""
+        return max(1, (self.max_connections + 1) // 2)
