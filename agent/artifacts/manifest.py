@@ -6,15 +6,16 @@ unknown version, a torn write or a flipped bit reads as "no manifest", never as 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NewType
+from typing import Any, NamedTuple, NewType, TypeVar
 
 from agent.core.model import Revision
 
 BlobId = NewType("BlobId", str)
 """Names the bytes of one object: 40 lower-case hex digits."""
 
+Result = TypeVar("Result")
 FORMAT = 1
 _SPLIT = b',"manifest":'
 
@@ -58,8 +59,7 @@ class Manifest:
     unpacked_from: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BlobStat:
+class BlobStat(NamedTuple):
     """What is remembered of a blob when it is adopted, and compared before each reuse.
 
     Size and mtime only. ctime (and nlink) change with every hard link that publish makes or removes, so
@@ -76,6 +76,16 @@ class Stored:
     """A manifest with the stat of each of its blobs, as its file holds them."""
 
     manifest: Manifest
+    stats: Mapping[BlobId, BlobStat]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What of a manifest is kept in memory: enough to find it, to count its bytes and to check its blobs."""
+
+    uri: str
+    revision: Revision
+    size_bytes: int
     stats: Mapping[BlobId, BlobStat]
 
 
@@ -102,14 +112,29 @@ def encode(stored: Stored) -> bytes:
 
 def decode(raw: bytes) -> Stored | None:
     """Return what *raw* says, None where it is torn, damaged or of another format version."""
+    return _decoded(raw, _from_fields)
+
+
+def summarize(raw: bytes) -> Summary | None:
+    """Return the short form of what *raw* says, None as `decode` does; a third of its cost."""
+    return _decoded(raw, _summary)
+
+
+def _decoded(raw: bytes, read: Callable[[Any], Result]) -> Result | None:
     head, found, rest = raw.partition(_SPLIT)
     text = rest[:-1]
     if not found or head != b'{"format":%d,"sha256":"%s"' % (FORMAT, _digest(text)):
         return None
     try:
-        return _from_fields(json.loads(text))
-    except (ValueError, KeyError, TypeError):
+        return read(json.loads(text))
+    except (ValueError, LookupError, TypeError):
         return None
+
+
+def _summary(body: Any) -> Summary:
+    entries = body["entries"]
+    stats = {each[2]: BlobStat(each[1], each[3]) for each in entries if each[5] is None}
+    return Summary(body["uri"], body["revision"], sum(each[1] for each in entries), stats)
 
 
 def _digest(text: bytes) -> bytes:

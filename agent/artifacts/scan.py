@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from agent.artifacts import told as told_files
 from agent.artifacts.folder import TEMP_PREFIX, Folder
-from agent.artifacts.index import BlobRecord, Index, RevisionRecord, stored_revision
-from agent.artifacts.manifest import BlobId, BlobStat, Stored, decode, manifest_file
+from agent.artifacts.index import BlobRecord, Index, RevisionRecord
+from agent.artifacts.manifest import BlobId, BlobStat, Summary, manifest_file, summarize
 from agent.artifacts.told import ToldRecord
-from agent.core.model import ModelName
+from agent.core.model import ModelName, StoredRevision
 
 LOCK_FILE = ".agent-lock-0"
 DOCUMENT_FILE = ".agent-document-0"
@@ -103,45 +103,45 @@ class Scan:
 
     def _read_manifests(self) -> None:
         """Take the revisions whose every blob is as recorded; the others are not there any more."""
-        read: list[tuple[Stored, float]] = []
+        read: list[tuple[float, Summary]] = []
         bad: set[BlobId] = set()
         stats: dict[BlobId, BlobStat | None] = {}
         for digits in self.found.of("manifest"):
-            stored, resolved_at = self._read_manifest(f".agent-manifest-{digits}")
-            if stored is None:
+            found = self._read_manifest(f".agent-manifest-{digits}")
+            if found is None:
                 continue
-            read.append((stored, resolved_at))
-            for blob, recorded in stored.stats.items():
+            read.append(found)
+            for blob, recorded in found[1].stats.items():
                 if blob not in stats:
                     stats[blob] = self.store.blob_stat(f".agent-blob-{blob}")
                 if stats[blob] != recorded:
                     bad.add(blob)
         for blob in bad:  # before the manifests: a bad blob that none names would pass for a loose one
             self._remove(f".agent-blob-{blob}")
-        for stored, resolved_at in sorted(read, key=lambda each: each[1]):
-            if bad.isdisjoint(stored.stats):
-                self._add(stored, resolved_at)
+        for resolved_at, summary in sorted(read, key=lambda each: each[0]):
+            if bad.isdisjoint(summary.stats):
+                self._add(summary, resolved_at)
             else:
-                self.store.remove(manifest_file(stored.manifest.uri, stored.manifest.revision))
+                self.store.remove(manifest_file(summary.uri, summary.revision))
 
-    def _read_manifest(self, name: str) -> tuple[Stored | None, float]:
-        """Return it and the time of its last listing, which is the file's mtime."""
+    def _read_manifest(self, name: str) -> tuple[float, Summary] | None:
+        """Return the time of its last listing, which is the file's mtime, and what it says."""
         try:
-            stat = self.store.blob_stat(name)
-            stored = decode(self.store.read(name, MAX_MANIFEST)) if stat else None
+            raw, listed_ns = self.store.read_with_time(name, MAX_MANIFEST)
+            summary = summarize(raw)
         except OSError:
-            stat = stored = None
-        whole = stored and name == manifest_file(stored.manifest.uri, stored.manifest.revision)
-        if stat is None or stored is None or not whole:
+            summary = None
+        if summary is None or name != manifest_file(summary.uri, summary.revision):
             self._remove(name)
-            return None, 0.0
-        return stored, seconds(stat.mtime_ns)
+            return None
+        return seconds(listed_ns), summary
 
-    def _add(self, stored: Stored, resolved_at: float) -> None:
-        for blob, stat in stored.stats.items():
+    def _add(self, summary: Summary, resolved_at: float) -> None:
+        for blob, stat in summary.stats.items():
             if blob not in self.index.blobs:
                 self.index.blobs[blob] = BlobRecord(stat, self.now, synced=True)
-        self.index.add(RevisionRecord(stored_revision(stored, resolved_at), tuple(stored.stats), resolved_at))
+        short = StoredRevision(summary.uri, summary.revision, summary.size_bytes, resolved_at)
+        self.index.add(RevisionRecord(short, tuple(summary.stats), resolved_at))
 
     def _keep_loose_blobs(self) -> None:
         """Keep verified blobs of a download that a crash broke off, if the machine has been up since.

@@ -12,15 +12,14 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from agent.artifacts import opening, scan
 from agent.artifacts import told as told_files
 from agent.artifacts.blobs import Blobs, blob_file, journal_file
 from agent.artifacts.collect import Collected, collect
-from agent.artifacts.durable import CommitJob, GroupCommit
-from agent.artifacts.errors import disk_error, disk_errors
+from agent.artifacts.durable import SharedSync, put_in_place
+from agent.artifacts.errors import disk_errors
 from agent.artifacts.index import RevisionKey, RevisionRecord, stored_revision
 from agent.artifacts.layout import arrange
 from agent.artifacts.manifest import BlobId, Manifest, Stored, decode, encode, manifest_file
@@ -46,7 +45,7 @@ class Store:
         self._resources: ExitStack = opened.resources
         self._clock = clock
         self._publisher = Publisher(opened.model, opened.store)
-        self._commits = GroupCommit(opened.store)
+        self._sync = SharedSync(opened.store)
         self._found = Found()
         self._blobs: Blobs
         self._records: dict[ModelName, ToldRecord] = {}
@@ -95,9 +94,7 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -162,27 +159,28 @@ class Store:
             stats = {blob: record.stat for blob, record in zip(blobs, records, strict=True)}
             unsynced = [blob for blob, record in zip(blobs, records, strict=True) if not record.synced]
             stored = Stored(manifest, stats)
-            job = CommitJob(
-                files=tuple(blob_file(blob) for blob in unsynced),
-                manifest=manifest_file(manifest.uri, manifest.revision),
-                content=encode(stored),
-                mtime_ns=scan.nanoseconds(manifest.resolved_at),
-            )
-            self._commits.run(job)
-            self._check(job, manifest.uri, unsynced)
+            self._write(stored, unsynced)
             for record in records:
                 record.synced = True
             return self._complete(stored)
         finally:
             self._blobs.unpin(records)
 
-    def _check(self, job: CommitJob, uri: str, unsynced: list[BlobId]) -> None:
-        if job.error is None:
-            return
-        what = f"storing {redacted(uri)}"
-        with self._errors(what):
-            self._blobs.forget(blob for blob in unsynced if blob_file(blob) in job.broken)
-        raise disk_error(job.error, what, volume=self.store_dir) from job.error
+    def _write(self, stored: Stored, unsynced: list[BlobId]) -> None:
+        """Make the bytes durable, then show the manifest; bytes that the disk did not keep are removed."""
+        manifest = stored.manifest
+        with self._errors(f"storing {redacted(manifest.uri)}"):
+            faults = put_in_place(
+                self._folder,
+                self._sync,
+                manifest_file(manifest.uri, manifest.revision),
+                encode(stored),
+                files=[blob_file(blob) for blob in unsynced],
+                mtime_ns=scan.nanoseconds(manifest.resolved_at),
+            )
+            self._blobs.forget(blob for blob in unsynced if blob_file(blob) in faults.lost)
+            for error in faults.errors.values():
+                raise error
 
     def _complete(self, stored: Stored) -> StoredRevision:
         """Enter a revision whose manifest is on disk. Its blobs were pinned, but may have been forgotten."""
