@@ -11,7 +11,7 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 
 def flags() -> str:
     rows = [
-        f"| `--{flag.name}` | `{flag.env}` | {f'`{flag.default}`' if flag.default else '–'} | {flag.help} |"
+        f"| `--{flag.name}` | `{flag.env}` | {f'`{flag.default}`' if flag.default else '-'} | {flag.help} |"
         for flag in FLAGS
     ]
     return "\n".join(["| flag | environment | default | meaning |", "|---|---|---|---|", *rows])
@@ -26,7 +26,9 @@ def section(name: str) -> re.Pattern[str]:
 
 def rewritten(text: str) -> str:
     for name, make in TABLES.items():
-        text = section(name).sub(lambda match, table=make(): f"{match[1]}{table}\n{match[3]}", text)
+        table = make()
+        begin, end = found.span(2) if (found := section(name).search(text)) else (0, 0)
+        text = f"{text[:begin]}{table}\n{text[end:]}"
     return text
 
 

@@ -1,0 +1,90 @@
+"""Flags and environment: read once, alike, and every fault told together."""
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.settings import (
+    FLAGS,
+    KSERVE_IGNORED,
+    SWITCHES,
+    Settings,
+    UsageError,
+    duration,
+    memory,
+    read_settings,
+)
+
+
+@pytest.mark.parametrize("flag", [flag for flag in FLAGS if flag.default], ids=lambda flag: flag.name)
+def test_every_flag_is_also_an_environment_variable_and_the_flag_wins(flag):
+    other = {"true": "false", "false": "true"}.get(flag.default, flag.default)
+    by_env = read_settings([], {flag.env: other})
+    assert by_env == read_settings([f"--{flag.name}={other}"], {flag.env: flag.default})
+
+
+def test_kserves_own_arguments_are_understood_as_its_injector_writes_them():
+    words = [
+        "--enable-puller",
+        "--config-dir",
+        "/mnt/configs",
+        "--model-dir",
+        "/mnt/models",
+        "--component-port",
+        "8080",
+    ]
+    settings = read_settings([*words, "--logger-tls-skip-verify", "false", "--log-mode", "all"], {})
+    assert settings.enable_puller
+    assert (settings.status_host, settings.component_port) == ("0.0.0.0", 8080)
+    assert settings.ignored == ("--log-mode", "--logger-tls-skip-verify")
+
+
+@pytest.mark.parametrize("name", KSERVE_IGNORED)
+def test_each_other_flag_of_kserves_agent_is_taken(name):
+    assert read_settings([f"--{name}=1"], {}).ignored == (f"--{name}",)
+
+
+def test_all_faults_are_told_at_once():
+    with pytest.raises(UsageError) as refused:
+        read_settings(
+            ["--memroy-budget=1Gi", "--port", "http"],
+            {"MODELAGENT_RESYNC_INTERVAL": "soon", "MODELAGENT_X": "1"},
+        )
+    text = str(refused.value)
+    assert "--memroy-budget" in text
+    assert "did you mean --memory-budget" in text
+    assert "--port" in text
+    assert "MODELAGENT_RESYNC_INTERVAL" in text
+    assert "MODELAGENT_X: there is no such setting" in text
+
+
+def test_a_kubernetes_service_called_model_agent_sets_nothing():
+    assert read_settings([], {"MODEL_AGENT_PORT": "tcp://10.0.0.1:80"}) == read_settings([], {})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("10", 10), ("10s", 10), ("1m", 60), ("1h30m", 5400), ("0", 0), ("0.5s", 0.5)]
+)
+def test_durations_as_people_write_them(text, seconds):
+    assert duration(text) == seconds
+
+
+@given(st.text())
+def test_whatever_is_written_is_a_duration_or_a_value_error(text):
+    with suppress(ValueError):
+        assert duration(text) >= 0
+
+
+@given(st.sampled_from([flag for flag in FLAGS if flag.name not in SWITCHES]), st.text(max_size=20))
+def test_whatever_is_written_is_settings_or_a_usage_error(flag, text):
+    with suppress(UsageError):
+        assert isinstance(read_settings([f"--{flag.name}={text}"], {}), Settings)
+
+
+def test_the_overhead_comes_off_the_budget():
+    settings = read_settings(["--memory-budget=1Gi", "--server-overhead=256Mi"], {})
+    assert settings.budget_bytes == 768 * 2**20
+    assert read_settings([], {}).budget_bytes is None
+    assert memory("none") is None
