@@ -39,10 +39,18 @@ _ROOT = Path(__file__).parents[3]
 _START = "import sys; sys.path.insert(0, sys.argv[1]); from agent.artifacts.unpack.child import main; main()"
 _MAX_WORDS = 2000
 DEFAULT_LIMITS = Limits()
+CHILD = (sys.executable, "-I", "-c", _START, str(_ROOT))
+"""How the child is started: isolated, and able to import the agent from wherever the parent did."""
 
 
 async def unpack(
-    archive: Path, kind: ArchiveKind, folder: Path, identity: str, limits: Limits = DEFAULT_LIMITS
+    archive: Path,
+    kind: ArchiveKind,
+    folder: Path,
+    identity: str,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    child: Sequence[str] = CHILD,
 ) -> tuple[Member, ...]:
     """Lay down every file of *archive* in *folder* as `.agent-part-<blob>`, and say what each is.
 
@@ -57,7 +65,8 @@ async def unpack(
         with disk_errors("unpacking an archive", volume=folder):
             source, target = await asyncio.to_thread(_open, archive, folder)
             try:
-                await _run(await asyncio.to_thread(_job, source, target, kind, identity, limits), ledger)
+                job = await asyncio.to_thread(_job, source, target, kind, identity, limits)
+                await _run(child, job, ledger)
                 await asyncio.to_thread(_check, target, ledger.members)
             finally:
                 os.close(source)
@@ -108,11 +117,11 @@ class _Ledger:
                     self.begun.add(message.path)
 
 
-async def _run(job: Job, ledger: _Ledger) -> None:
+async def _run(command: Sequence[str], job: Job, ledger: _Ledger) -> None:
     """Run the child to its end. Raises AgentError or OSError for any end but a good one."""
     limits = job.limits
     try:
-        async with asyncio.timeout(limits.seconds), _child(job, ledger) as child:
+        async with asyncio.timeout(limits.seconds), _child(command, job, ledger) as child:
             while not ledger.done and (line := await _line(child, limits.stall_seconds)):
                 ledger.take(decode(line))
             if not ledger.done:
@@ -141,11 +150,11 @@ async def _line(child: Process, seconds: float) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def _child(job: Job, ledger: _Ledger) -> AsyncIterator[Process]:
+async def _child(command: Sequence[str], job: Job, ledger: _Ledger) -> AsyncIterator[Process]:
     """Start the child and give it its order; at the end it is dead, reaped and drained, whatever happened."""
     try:
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-c", _START, str(_ROOT)),
+            *command,
             stdin=PIPE,
             stdout=PIPE,
             stderr=PIPE,
