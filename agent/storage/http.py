@@ -147,7 +147,7 @@ class HttpProvider:
             key=first.key,
             size=size,
             identity=f"{first.key}#{told[0]}={told[1]};size={'?' if size is None else size}",
-            pinned=validator is not None and not _just_changed(headers),
+            pinned=told[0] == "etag" or (told[0] == "last-modified" and not _just_changed(headers)),
             checksums=checksums(headers),
             media_type=headers.get("content-type", "").partition(";")[0].strip().lower() or None,
         )
@@ -282,16 +282,17 @@ def _size(answer: _Answer) -> int | None:
 
 
 def _validator(headers: Mapping[str, str]) -> tuple[str, str] | None:
-    """The header that proves a version, with its value: the ETag, a weak one too, else the date."""
+    """The header that proves a version, with its value: the ETag, a weak one too, else the date.
+
+    One beyond ASCII does not count: clients read its bytes as different texts.
+    """
     for name in ("etag", "last-modified"):
-        if headers.get(name):
+        if headers.get(name) and headers[name].isascii():
             return name, headers[name]
     return None
 
 
 def _just_changed(headers: Mapping[str, str]) -> bool:
-    """Tell whether a date is all there is and a second change in its second would go unseen."""
-    if headers.get("etag"):
-        return False
+    """Tell whether the date is of this very second: a second change in it would go unseen."""
     changed, now = http_date(headers.get("last-modified", "")), http_date(headers.get("date", ""))
     return changed is not None and now is not None and now - changed < 1

@@ -512,6 +512,17 @@ async def test_a_date_of_this_second_does_not_pin(make, origin):
     assert not (await one(make(), f"http://a.test:{origin.port}/now")).pinned
 
 
+async def test_a_tag_that_clients_read_differently_does_not_pin(make, origin):
+    async def odd(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(body=b"x", headers={"ETag": '"\u00e9"'})
+
+    origin.scripts["/odd"] = odd
+    provider = make()
+    obj = await one(provider, f"http://a.test:{origin.port}/odd")
+    assert not obj.pinned
+    assert (await provider.source(obj)).expect == {}
+
+
 async def test_a_head_that_lies_about_the_size_is_not_believed(make, origin):
     async def lying(request: web.BaseRequest) -> web.StreamResponse:
         if request.method == "HEAD":

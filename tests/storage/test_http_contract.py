@@ -1,10 +1,10 @@
 """HttpProvider passes the storage contract on every kind of server that is found in the wild."""
 
 import json
+import os
 import shutil
 import socket
 import subprocess
-import time
 from contextlib import AsyncExitStack
 from typing import ClassVar
 from urllib.parse import quote, urlsplit
@@ -226,12 +226,11 @@ class NginxTree:
         self._puts = 0
 
     async def put(self, path: str, content: bytes) -> None:
-        import os  # noqa: PLC0415 - only to set the times: nginx's ETag counts whole seconds
-
         target = self._folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
         self._puts += 1
+        # nginx's ETag counts whole seconds
         os.utime(target, (1.7e9 + self._puts, 1.7e9 + self._puts))
 
     async def remove(self, path: str) -> None:
@@ -242,43 +241,39 @@ class NginxTree:
 
 
 @pytest.fixture(scope="module")
-def port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def nginx(tmp_path_factory, port):
+def nginx(tmp_path_factory):
+    """The folder and the port of an nginx that was given its listening socket: ready as soon as it runs."""
     if shutil.which("nginx") is None:
         pytest.skip("nginx is not installed")
     folder = tmp_path_factory.mktemp("nginx")
     (folder / "www").mkdir()
-    folder.chmod(0o755)
-    (folder / "nginx.conf").write_text(
-        f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;\n"
-        "events {}\n"
-        f"http {{ access_log off; server {{ listen 127.0.0.1:{port}; root {folder}/www;\n"
-        f"client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;\n"
-        f"uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s; }} }}\n"
-    )
-    process = subprocess.Popen(["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")])
-    deadline = time.monotonic() + 10
-    while not (folder / "pid").exists():
-        assert process.poll() is None, (folder / "error.log").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    yield folder / "www"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        (folder / "nginx.conf").write_text(
+            f"daemon off; user root; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;\n"
+            "events {}\n"
+            f"http {{ access_log off; server {{ listen 127.0.0.1:{port}; root {folder}/www;\n"
+            f"client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;\n"
+            f"uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s; }} }}\n"
+        )
+        process = subprocess.Popen(
+            ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")],
+            env={**os.environ, "NGINX": f"{listener.fileno()};"},
+            pass_fds=[listener.fileno()],
+            stderr=subprocess.DEVNULL,  # it says that it inherited a socket
+        )
+    yield folder / "www", port
     process.terminate()
     process.wait(10)
 
 
 class TestNginx(ObjectContract):
     @pytest.fixture
-    def tree(self, nginx, port):
-        yield NginxTree(nginx, port)
-        shutil.rmtree(nginx)
-        nginx.mkdir()
+    def tree(self, nginx):
+        folder, port = nginx
+        yield NginxTree(folder, port)
+        shutil.rmtree(folder)
+        folder.mkdir()
 
     @pytest.fixture
     async def provider(self):
