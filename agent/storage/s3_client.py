@@ -109,10 +109,12 @@ class S3Client:
                 "get_object", Params={"Bucket": bucket, "Key": _PROBE_KEY}
             )
         parts = urlsplit(url)
+        # The signature covers a host without the scheme's own port, whatever the endpoint spells.
+        netloc = parts.netloc.removesuffix({"http": ":80", "https": ":443"}[parts.scheme])
         scope = parse_qs(parts.query).get("X-Amz-Credential", [""])[0].split("/")
         port = parts.port or (443 if parts.scheme == "https" else 80)
         return Address(
-            base=f"{parts.scheme}://{parts.netloc}{parts.path.removesuffix(_PROBE_KEY)}",
+            base=f"{parts.scheme}://{netloc}{parts.path.removesuffix(_PROBE_KEY)}",
             region=scope[2] if len(scope) > 2 else self._region,
             ssl_context=self._ssl_context if parts.scheme == "https" else None,
             proxy=proxy_for(self._proxies, parts.scheme, parts.hostname or "", port),

@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from google.oauth2.credentials import Credentials
 
+from agent.artifacts.engine.dial import request_of
 from agent.core.errors import AgentError, RetryableError, TerminalError
 from agent.core.reasons import Reason
 from agent.storage.gs import GsProvider
@@ -170,6 +171,9 @@ async def test_an_object_stored_as_gzip_is_read_as_it_is_stored(provider, tree):
     obj = await one(provider, tree.uri("vocab.json"))
     assert obj.size == len(stored)
     assert await read(provider, obj) == stored
+    assert b"Accept-Encoding: gzip\r\n" in request_of(
+        await provider.source(obj), None
+    )  # the engine asks so too
 
 
 async def test_a_storage_that_is_down_is_tried_again(connect):

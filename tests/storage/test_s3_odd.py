@@ -150,6 +150,7 @@ async def test_an_answer_that_is_no_xml_is_tried_again(connect_s3, odd):
         ),
         ({"S3_USE_ACCELERATE": "true"}, "https://models.s3-accelerate.amazonaws.com/a%20b/%2B%25~%C3%BC"),
         ({"AWS_ENDPOINT_URL": "http://minio.svc:9000"}, "http://models.minio.svc:9000/a%20b/%2B%25~%C3%BC"),
+        ({"AWS_ENDPOINT_URL": "https://minio.svc:443"}, "https://models.minio.svc/a%20b/%2B%25~%C3%BC"),
         ({"AWS_ENDPOINT_URL": "http://minio.svc/s3"}, "http://models.minio.svc/s3/a%20b/%2B%25~%C3%BC"),
     ],
 )

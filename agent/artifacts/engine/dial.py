@@ -62,7 +62,7 @@ def request_of(source: HttpSource, span: tuple[int, int] | None) -> bytes:
     parts = urlsplit(source.url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     host = parts.netloc.rpartition("@")[2]
-    headers = {"Host": host, **source.headers, "Accept-Encoding": "identity"}
+    headers = {"Host": host, "Accept-Encoding": "identity", **source.headers}  # gs:// asks for gzip as stored
     if span is not None:
         headers["Range"] = f"bytes={span[0]}-{span[1] - 1}"
     if source.proxy and parts.scheme == "http":
