@@ -122,6 +122,15 @@ class Blobs:
         self.index.blobs.pop(blob, None)
         return self._rename_away(blob_file(blob))
 
+    def let_go(self, blob: BlobId) -> None:
+        """Remove a blob that nothing refers to."""
+        with self.lock:
+            record = self.index.blobs.get(blob)
+            if record is None or record.references:
+                return
+            retired = self.retire(blob)
+        self.discard([retired])
+
     def retire_partial(self, blob: BlobId) -> str:
         """Take a partial download away likewise, with its journal. Under the lock."""
         self.partials.pop(blob, None)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from agent.artifacts.archives import Archives
 from agent.artifacts.digests import strongest
 from agent.artifacts.errors import disk_errors
 from agent.artifacts.flights import Flight, Flights
@@ -19,6 +20,7 @@ from agent.artifacts.progress import Progress
 from agent.artifacts.retries import patiently
 from agent.artifacts.store import Store
 from agent.artifacts.threads import Threads
+from agent.artifacts.unpack.wire import Limits
 from agent.core.errors import AgentError, RetryableError, TerminalError
 from agent.core.model import StoredRevision
 from agent.core.reasons import Reason
@@ -53,7 +55,7 @@ class Fetcher:
 
     `providers` gives the provider of a scheme, or raises TerminalError(UnsupportedScheme).
     `make_room` is called on a worker thread with the bytes that are missing, before a fetch fails for
-    want of space; it may remove what nothing refers to.
+    want of space; it may remove what nothing refers to. `limits` bound what an archive may unpack to.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Fetcher:
         mover: Mover,
         *,
         make_room: Callable[[int], None] | None = None,
+        limits: Limits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._providers = providers
@@ -72,6 +75,7 @@ class Fetcher:
         self._clock = clock
         self._threads = Threads("fetch")
         self._flights: Flights[_Landed] = Flights()
+        self._archives = Archives(store, self._threads, limits)
 
     async def fetch(self, uri: str, progress: Progress, *, relist: bool) -> StoredRevision:
         """Bring what *uri* names to the store and return it, complete and verified.
@@ -109,8 +113,21 @@ class Fetcher:
         progress.held(sum(each.entry.size for each in plan.landed.values()))
         while plan.missing:
             await self._round(provider, plan, progress)
-        landed = [plan.landed[obj.path] for obj in listing.objects]
-        return await self._threads.run(partial(self._conclude, _manifest(uri, resolved_at, landed)))
+        manifest = _manifest(uri, resolved_at, [plan.landed[obj.path] for obj in listing.objects])
+        if not listing.single:
+            return await self._threads.run(partial(self._conclude, manifest))
+        return await self._conclude_single(manifest, listing.objects[0], plan)
+
+    async def _conclude_single(self, manifest: Manifest, obj: RemoteObject, work: _Work) -> StoredRevision:
+        """Unpack the one object if it is an archive, and let it go once its members are committed."""
+        archive, identity = manifest.entries[0], work.landed[obj.path].identity
+        members = await self._archives.members(archive, identity, obj.media_type)
+        if members is None:
+            return await self._threads.run(partial(self._conclude, manifest))
+        unpacked = replace(manifest, entries=members, unpacked_from=identity)
+        stored = await self._threads.run(partial(self._conclude, unpacked))
+        await self._threads.run(partial(self._store.discard, archive.blob))
+        return stored
 
     def _provider(self, uri: str) -> StorageProvider:
         scheme = scheme_of(uri)
@@ -121,14 +138,16 @@ class Fetcher:
     def _look(self, uri: str, listing: Listing, resolved_at: float) -> StoredRevision | _Work:
         """Compare the listing with the store: all of it is there, or this is the work. Blocks."""
         revision = revision_of((obj.path, obj.size, obj.identity) for obj in listing.objects)
-        if self._store.manifest(uri, revision) is not None:
+        if self._store.intact(uri, revision):
             return self._store.touch(uri, revision, resolved_at)
+        self._store.expect(uri, [blob_id(obj.identity) for obj in listing.objects if obj.pinned])
         work = _Work()
         remembered = self._remembered(uri)
         for obj in listing.objects:
             blob = blob_id(obj.identity)
-            if obj.pinned and obj.size is not None and self._store.holds(blob, obj.size):
-                work.landed[obj.path] = _held(obj, blob, obj.size, remembered.get(blob))
+            if obj.pinned and self._store.holds(blob, obj.size):
+                size = self._store.blob_path(blob).stat().st_size if obj.size is None else obj.size
+                work.landed[obj.path] = _held(obj, blob, size, remembered.get(blob))
             else:
                 work.missing.append(obj)
         self._check_room(_total(work.missing) or 0)
@@ -136,7 +155,7 @@ class Fetcher:
 
     def _conclude(self, manifest: Manifest) -> StoredRevision:
         """Write the manifest, but for unpinned bytes that turned out the same as before. Blocks."""
-        if self._store.manifest(manifest.uri, manifest.revision) is not None:
+        if self._store.intact(manifest.uri, manifest.revision):
             return self._store.touch(manifest.uri, manifest.revision, manifest.resolved_at)
         return self._store.commit(manifest)
 

@@ -107,8 +107,6 @@ class Store:
         """Where the flat files are; the model dir itself in the drop-in layout."""
         return self._folder.path
 
-    # revisions
-
     def revisions(self) -> Mapping[str, StoredRevision]:
         """Return the newest complete revision of each URI. In memory."""
         return self._blobs.index.snapshot()
@@ -211,8 +209,6 @@ class Store:
             Reason.INTEGRITY_MISMATCH, f"the stored revision of {redacted(uri)} is gone; it is fetched again"
         )
 
-    # bytes
-
     def blob_path(self, blob: BlobId) -> Path:
         """Return where verified bytes are, read-only."""
         return self.store_dir / blob_file(blob)
@@ -242,6 +238,11 @@ class Store:
         with self._errors("taking a download into the store"):
             self._blobs.adopt(blob)
 
+    def discard(self, blob: BlobId) -> None:
+        """Remove a blob unless a revision needs it: an archive's, once its members are there."""
+        with self._errors("removing a stored file"):
+            self._blobs.let_go(blob)
+
     def free_bytes(self) -> int:
         """Return what an unprivileged writer may still write."""
         with self._errors("asking for free space"):
@@ -268,8 +269,6 @@ class Store:
             if not self._blobs.holds(entry.blob, entry.size):
                 raise self._changed(manifest)
             return self._folder.read(blob_file(entry.blob), MAX_READ)
-
-    # what the server sees
 
     def publish(self, name: ModelName, manifest: Manifest, layout: Mapping[str, str | bytes]) -> None:
         """Make `<model-dir>/<name>` exactly the layout, whole, in place of what stands there.

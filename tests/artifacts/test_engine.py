@@ -27,7 +27,7 @@ from agent.storage.base import RemoteObject
 from tests.fakes.faulty_origin import Fault, FaultyOrigin
 from tests.fakes.origin_provider import OriginProvider
 
-LARGE = random.Random(7).randbytes(20 * MIB + 12345)
+LARGE = random.Random(7).randbytes(20 * MIB + 12345)  # noqa: S311 - bytes that do not repeat
 SMALL = LARGE[:70_001]
 FAST = EngineSettings(stall_seconds=1.0, slow_seconds=2.0)
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import hashlib
+import io
 import threading
+import zipfile
 
 import google_crc32c
 import pytest
@@ -285,3 +287,44 @@ async def test_progress_counts_held_and_moved_bytes(fetcher, origin):
     reading = progress.snapshot(2.0)
     assert (reading.bytes, reading.total_bytes) == (len(CONTENT) + 5, len(CONTENT) + 5)
     assert reading.eta_seconds == 0
+
+
+def zipped(files):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+async def test_the_members_of_an_archive_are_the_files_and_the_archive_goes(fetcher, origin, store):
+    origin.put("/m.zip", zipped({"model/a.bin": CONTENT, "b.txt": b"b"}))
+    uri = f"{origin.url}/m.zip"
+    stored = await fetch(fetcher, uri)
+    assert files(store, stored) == {"model/a.bin": CONTENT, "b.txt": b"b"}
+    manifest = store.manifest(uri, stored.revision)
+    assert manifest.unpacked_from is not None
+    assert {e.checksum for e in manifest.entries} == {
+        f"sha256:{hashlib.sha256(content).hexdigest()}" for content in (CONTENT, b"b")
+    }
+    assert len([path for path in store.store_dir.iterdir() if path.name.startswith(".agent-blob")]) == 2
+    again = await fetch(fetcher, uri, relist=True)
+    assert again.revision == stored.revision
+    assert len(origin.requests("/m.zip")) == 1
+
+
+async def test_one_archive_that_two_models_name_is_moved_and_unpacked_once(fetcher, origin, store):
+    origin.put("/m.zip", zipped({"a.bin": CONTENT}))
+    uri = f"{origin.url}/m.zip"
+    one, two = await asyncio.gather(fetch(fetcher, uri), fetch(fetcher, uri))
+    assert one.revision == two.revision
+    assert files(store, one) == {"a.bin": CONTENT}
+    assert len(origin.requests("/m.zip")) == 1
+
+
+async def test_an_archive_that_is_refused_leaves_no_revision(fetcher, origin, store):
+    origin.put("/m.zip", zipped({"../evil": b"x"}))
+    with pytest.raises(TerminalError) as caught:
+        await fetch(fetcher, f"{origin.url}/m.zip")
+    assert caught.value.reason is Reason.ARCHIVE_REFUSED
+    assert store.revisions() == {}

@@ -1,0 +1,55 @@
+"""An object that is an archive: its members become the revision's files, and it goes once they are safe."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from agent.artifacts.errors import disk_errors
+from agent.artifacts.flights import Flights
+from agent.artifacts.manifest import BlobId, Entry, blob_id
+from agent.artifacts.store import Store
+from agent.artifacts.threads import Threads
+from agent.artifacts.unpack.run import unpack
+from agent.artifacts.unpack.wire import Limits, Member
+from agent.core.archive import HEAD_BYTES, ArchiveKind, archive_kind
+
+
+class Archives:
+    """Unpacks archives of the store into it; an archive that two fetches want at once is unpacked once."""
+
+    def __init__(self, store: Store, threads: Threads, limits: Limits | None = None) -> None:
+        self._store, self._threads = store, threads
+        self._limits = limits or Limits()
+        self._flights: Flights[tuple[Entry, ...]] = Flights()
+
+    async def members(self, entry: Entry, identity: str, media_type: str | None) -> tuple[Entry, ...] | None:
+        """Return the files in the archive that *entry* is, each a blob by now; None if it is no archive.
+
+        Raises TerminalError(ArchiveRefused, ArchiveTooLarge), RetryableError.
+        """
+        kind = await self._threads.run(partial(self._kind, entry, media_type))
+        if kind is None:
+            return None
+        while True:
+            flight, claimed = self._flights.claim(blob_id(f"unpack\n{identity}"))
+            if claimed:
+                try:
+                    flight.outcome = await self._unpacked(entry.blob, kind, identity)
+                finally:
+                    self._flights.land(flight)
+            await flight.landed.wait()
+            if flight.outcome is not None:
+                return flight.outcome
+
+    async def _unpacked(self, archive: BlobId, kind: ArchiveKind, identity: str) -> tuple[Entry, ...]:
+        store = self._store
+        members = await unpack(store.blob_path(archive), kind, store.store_dir, identity, self._limits)
+        return await self._threads.run(partial(self._adopted, members))
+
+    def _adopted(self, members: Sequence[Member]) -> tuple[Entry, ...]:
+        for member in members:
+            self._store.adopt(member.blob)
+        return tuple(Entry(each.path, each.size, each.blob, f"sha256:{each.sha256}") for each in members)
+
+    def _kind(self, entry: Entry, media_type: str | None) -> ArchiveKind | None:
+        with disk_errors("looking at a download"), self._store.blob_path(entry.blob).open("rb") as file:
+            return archive_kind(entry.path, media_type, file.read(HEAD_BYTES))
