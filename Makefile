@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-from-requirements
 
-.PHONY: demo test lint servers soak bench faults clean
+.PHONY: demo test lint servers soak bench lock clean
 
 $(STAMP): pyproject.toml requirements/dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -38,3 +38,11 @@ soak: $(STAMP) servers
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+## lock: pin what requirements/dev.in and the package ask for, as a fresh environment resolves it today
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements/dev.in ".[s3,gcs]"
+	(echo "# Made by make lock from dev.in and pyproject.toml."; \
+	  build/lock/bin/python -m pip freeze | grep -v '^model-agent') > requirements/dev.txt
+	rm -rf build
