@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agent.core.model import ModelName, ModelSpec
 from agent.core.modelconfig import ConfigError, desired_state
 from agent.core.parents import PARENT_LABEL, SHARD_LABEL, Shard
 from agent.core.placement import document
@@ -81,12 +82,12 @@ def foreign_writer(observed: Mapping[str, Any] | None) -> str | None:
     return None
 
 
-def listed_names(observed: Mapping[str, Any] | None) -> frozenset[str]:
-    """Return the names that a stored ConfigMap lists, none where it cannot be read. Never raises."""
+def listed_models(observed: Mapping[str, Any] | None) -> Mapping[ModelName, ModelSpec]:
+    """Return the models that a stored ConfigMap lists, none where it cannot be read. Never raises."""
     text = ((observed or {}).get("data") or {}).get(DATA_KEY)
     if not isinstance(text, str):
-        return frozenset()
+        return {}
     try:
-        return frozenset(desired_state(text.encode("utf-8", "replace"), None).models)
+        return desired_state(text.encode("utf-8", "replace"), None).models
     except ConfigError:
-        return frozenset()
+        return {}

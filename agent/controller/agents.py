@@ -1,0 +1,128 @@
+"""What the agents of a parent's pods say, asked over the pod network; bounded in time, size and number.
+
+A pod that does not answer is reported as one that does not answer, by name; it never delays the others.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import aiohttp
+
+from agent.core.modelstatus import ModelReport, PodReport
+from agent.core.parents import shard_number
+from agent.kube.resources import Key, Object, key_of
+
+PORT_NAME = "agent-status"
+DEFAULT_PORT = 9082
+ASK_SECONDS = 5.0
+_AT_ONCE = 32
+_LARGEST_ANSWER = 32 * 1024 * 1024
+_SHOWN = 300
+
+
+def is_ready(pod: Object) -> bool:
+    """Tell whether a pod takes requests, so that what it serves counts."""
+    status = pod.get("status") or {}
+    conditions = status.get("conditions") or ()
+    ready = any(item.get("type") == "Ready" and item.get("status") == "True" for item in conditions)
+    return ready and bool(status.get("podIP")) and not pod["metadata"].get("deletionTimestamp")
+
+
+def status_url(pod: Object) -> str:
+    """Return where the pod's agent answers: the container port of that name, else the default."""
+    address = str(pod["status"]["podIP"])
+    host = f"[{address}]" if ":" in address else address
+    for container in (pod.get("spec") or {}).get("containers") or ():
+        for port in container.get("ports") or ():
+            if port.get("name") == PORT_NAME and isinstance(port.get("containerPort"), int):
+                return f"http://{host}:{port['containerPort']}/status"
+    return f"http://{host}:{DEFAULT_PORT}/status"
+
+
+class Agents:
+    """The newest report of each pod that was asked. *changed* is called with a pod whose report is news."""
+
+    def __init__(self, session: aiohttp.ClientSession, changed: Callable[[Object], None]) -> None:
+        self._session = session
+        self._changed = changed
+        self._reports: dict[Key, PodReport] = {}
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+
+    def report(self, pod: Object) -> PodReport | None:
+        """Return what a pod said last, None before its first answer."""
+        return self._reports.get(key_of(pod))
+
+    def forget(self, pods: Collection[Key]) -> None:
+        """Drop the reports of pods that are gone."""
+        for key in pods:
+            self._reports.pop(key, None)
+
+    async def ask(self, pods: Collection[Object]) -> None:
+        """Ask each pod once, some at a time."""
+        async with asyncio.TaskGroup() as group:
+            for pod in pods:
+                group.create_task(self._ask(pod), name=f"ask {pod['metadata']['name']}")
+
+    async def _ask(self, pod: Object) -> None:
+        async with self._slots:
+            report = await self._read(pod)
+        if self._reports.get(key_of(pod)) != report:
+            self._reports[key_of(pod)] = report
+            self._changed(pod)
+
+    async def _read(self, pod: Object) -> PodReport:
+        limits = aiohttp.ClientTimeout(total=ASK_SECONDS)
+        try:
+            async with self._session.get(status_url(pod), timeout=limits, allow_redirects=False) as answer:
+                if answer.status != 200:
+                    return _silent(pod, f"its agent answered {answer.status}")
+                body = bytearray()
+                async for chunk in answer.content.iter_any():
+                    body += chunk
+                    if len(body) > _LARGEST_ANSWER:
+                        return _silent(pod, "its agent's answer is longer than 32 MiB")
+            return parse_report(pod, bytes(body))
+        except TimeoutError:
+            return _silent(pod, f"its agent did not answer within {ASK_SECONDS:.0f} s")
+        except (aiohttp.ClientError, OSError) as error:
+            return _silent(pod, f"its agent does not answer ({type(error).__name__})")
+
+
+def parse_report(pod: Object, body: bytes) -> PodReport:
+    """Read an answer of /status; one of another shape is a pod that does not answer."""
+    try:
+        document = json.loads(body)
+        config = document["config"]
+        return PodReport(
+            pod=pod["metadata"]["name"],
+            shard=shard_number(pod) or 0,
+            models={str(model["name"]): _model(model) for model in document["models"]},
+            rejected={
+                str(item["name"]): (str(item["reason"]), str(item["message"])[:_SHOWN])
+                for item in config["rejected"]
+                if item["name"] is not None
+            },
+            digest=config["appliedDigest"],
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return _silent(pod, f"its agent's answer is not understood ({type(error).__name__})")
+
+
+def _model(model: Mapping[str, Any]) -> ModelReport:
+    spec = model.get("spec") or {}
+    message = model.get("message")
+    return ModelReport(
+        phase=str(model["phase"]),
+        ready=model["ready"] is True,
+        reason=model.get("reason"),
+        message=str(message)[:_SHOWN] if message is not None and model["phase"] == "Failed" else None,
+        storage_uri=spec.get("storageUri"),
+        framework=spec.get("framework"),
+        memory=spec.get("memory"),
+    )
+
+
+def _silent(pod: Object, problem: str) -> PodReport:
+    return PodReport(pod["metadata"]["name"], shard_number(pod) or 0, {}, {}, problem=problem)

@@ -1,0 +1,235 @@
+"""What is to be written for one parent, decided from one reading of everything that concerns it.
+
+Pure and repeatable: the same reading gives the same decision, and once it is carried out the next
+reading gives an empty one. A crash between any two writes is only another reading.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from agent.core.configmaps import DATA_KEY, config_map, foreign_writer, listed_models, needs_writing
+from agent.core.model import ModelName
+from agent.core.modelstatus import (
+    PodReport,
+    loaded_condition,
+    loaded_on,
+    model_status,
+    refused_status,
+    same_status,
+    stalled,
+    timed,
+    with_times,
+)
+from agent.core.parents import Parent, read_parent
+from agent.core.placement import Placement, place
+from agent.core.quantity import parse_quantity
+from agent.core.reasons import Reason
+from agent.core.trainedmodel import (
+    KSERVE_FINALIZER,
+    Condition,
+    ModelSpec,
+    TrainedModel,
+    TrainedModelSpec,
+    TrainedModelStatus,
+    UnreadableObjectError,
+    parse,
+    parse_status,
+)
+from agent.core.validation import faults
+
+Object = Mapping[str, Any]
+_NOWHERE = Placement({}, {}, {}, {}, {})
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """All that concerns one parent: the objects as they are stored, and what its ready pods' agents say.
+
+    `models` are the TrainedModels that name it; `config_maps` its ConfigMaps by shard.
+    """
+
+    namespace: str
+    name: str
+    models: Sequence[Object]
+    inference_service: Object | None = None
+    deployments: Sequence[Object] = ()
+    services: Sequence[Object] = ()
+    config_maps: Mapping[int, Object] = field(default_factory=dict)
+    reports: Sequence[PodReport] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StatusWrite:
+    """A status to write over that of `obj`; `before` is what it said."""
+
+    obj: Object
+    status: TrainedModelStatus
+    before: TrainedModelStatus | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to write: first the ConfigMaps, then statuses, then finalizers; each only where it differs.
+
+    `unsettled` tells that something is on its way, so that agents are asked again soon.
+    """
+
+    config_maps: Sequence[Object] = ()
+    statuses: Sequence[StatusWrite] = ()
+    finalizers: Sequence[Object] = ()
+    unsettled: bool = False
+
+
+def parent_of(reading: Reading) -> Parent | None:
+    """Return the parent of a reading."""
+    return read_parent(reading.inference_service, reading.deployments, reading.services)
+
+
+def decide(reading: Reading, now: str) -> Decision:
+    """Decide everything for one parent. *now* is the time for conditions that change, RFC 3339."""
+    live, invalid = _parsed(reading.models)
+    parent = parent_of(reading)
+    writers = {number: foreign_writer(obj) for number, obj in reading.config_maps.items()}
+    foreign = {number: manager for number, manager in writers.items() if manager is not None}
+    placement, maps = _NOWHERE, {}
+    if parent is not None and parent.multi_model:
+        kept = [model for obj, _, _ in invalid for model in _last_good(obj, reading)]
+        placement = _place([*live, *kept], parent, reading)
+        maps = {
+            number: config_map(reading.name, reading.namespace, parent.shards[number], models)
+            for number, models in placement.lists.items()
+        }
+    digests = {number: _digest(obj) for number, obj in maps.items()}
+    statuses = [
+        StatusWrite(obj, refused_status(model, Reason.INVALID_SPEC, words), model.status)
+        for obj, model, words in invalid
+    ]
+    for model in live:
+        status = model_status(model, parent, placement, reading.reports, digests)
+        manager = foreign.get(placement.homes.get(model.name, -1))
+        if manager is not None:
+            status = stalled(status, Reason.FOREIGN_WRITER, _foreign_words(manager))
+        statuses.append(StatusWrite(model.to_json(), status, model.status))
+    timed_statuses = [
+        replace(write, status=with_times(write.status, write.before, now)) for write in statuses
+    ]
+    return Decision(
+        config_maps=[
+            obj
+            for number, obj in maps.items()
+            if number not in foreign and needs_writing(obj, reading.config_maps.get(number))
+        ],
+        statuses=[
+            write
+            for write in timed_statuses
+            if not same_status(write.status.to_json(), write.obj.get("status") or {})
+        ],
+        finalizers=[obj for obj in reading.models if _is_held_by_kserve(obj)],
+        unsettled=any(write.status.condition("Reconciling") for write in timed_statuses),
+    )
+
+
+def decide_status_only(reading: Reading, now: str) -> Decision:
+    """Decide the Loaded condition alone, for a cluster in which KServe's own controller does the rest.
+
+    Each status holds all conditions that are there, for KServe's list of them is one value.
+    """
+    live, _ = _parsed(reading.models)
+    writes = []
+    unsettled = False
+    for model in live:
+        generation = model.metadata.get("generation")
+        loaded = timed(loaded_condition(model, reading.reports, generation), model.status, now)
+        before = model.status.condition("Loaded") if model.status is not None else None
+        unsettled |= loaded.status != "True"
+        if before is None or _without_generation(before) != _without_generation(loaded):
+            there = model.status.conditions if model.status is not None else ()
+            others = [item for item in there if item.type != "Loaded"]
+            status = TrainedModelStatus(tuple(sorted([*others, loaded], key=lambda item: item.type)))
+            writes.append(StatusWrite(model.to_json(), status, model.status))
+    return Decision(statuses=writes, unsettled=unsettled)
+
+
+def _without_generation(item: Condition) -> tuple[str, str, str]:
+    """Return what is compared: KServe's schema has no observedGeneration in a condition and drops it."""
+    return item.status, item.reason, item.message
+
+
+def _parsed(models: Sequence[Object]) -> tuple[list[TrainedModel], list[tuple[Object, TrainedModel, str]]]:
+    """Split what is not going into models that are allowed, and others with the words for what is wrong."""
+    live, invalid = [], []
+    for obj in models:
+        if obj["metadata"].get("deletionTimestamp"):
+            continue
+        found = faults(obj)
+        if not found:
+            live.append(parse(obj))
+            continue
+        invalid.append((obj, _shell(obj), "; ".join(str(fault) for fault in found)))
+    return live, invalid
+
+
+def _last_good(obj: Object, reading: Reading) -> list[TrainedModel]:
+    """Return the model as its ConfigMap still lists it: a spec that became bad takes nothing away (law 2)."""
+    name = ModelName(obj["metadata"]["name"])
+    for config in reading.config_maps.values():
+        spec = listed_models(config).get(name)
+        if spec is not None:
+            memory = spec.memory or "0"
+            model = ModelSpec(spec.storage_uri, spec.framework, parse_quantity(memory), memory)
+            return [TrainedModel(obj["metadata"], TrainedModelSpec(reading.name, model))]
+    return []
+
+
+def _shell(obj: Object) -> TrainedModel:
+    """Return a model for an object that may not be readable: enough for a status."""
+    try:
+        return parse(obj)
+    except UnreadableObjectError:
+        status = obj.get("status")
+        plain = {
+            "apiVersion": obj["apiVersion"],
+            "kind": obj["kind"],
+            "metadata": obj["metadata"],
+            "spec": {"inferenceService": "", "model": {"storageUri": "", "framework": "", "memory": 0}},
+        }
+        known = parse(plain)
+        parsed = parse_status(status) if isinstance(status, Mapping) else None
+        return TrainedModel(known.metadata, known.spec, parsed)
+
+
+def _place(live: Sequence[TrainedModel], parent: Parent, reading: Reading) -> Placement:
+    listed: dict[str, set[int]] = {}
+    for number, obj in reading.config_maps.items():
+        for name in listed_models(obj):
+            listed.setdefault(name, set()).add(number)
+    stored = {
+        number: hashlib.sha256(str((obj.get("data") or {}).get(DATA_KEY)).encode()).hexdigest()
+        for number, obj in reading.config_maps.items()
+    }
+    loaded = {
+        (model.name, number)
+        for model in live
+        if len(listed.get(model.name, ())) > 1
+        for number in listed[model.name]
+        if loaded_on(number, model, reading.reports, stored)
+    }
+    return place(live, parent.shards, listed, loaded)
+
+
+def _digest(obj: Object) -> str:
+    return hashlib.sha256(obj["data"][DATA_KEY].encode()).hexdigest()
+
+
+def _foreign_words(manager: str) -> str:
+    return (
+        f"the ConfigMap is written by the field manager {manager!r}, which is KServe's own controller; it is "
+        "left alone: run this controller with --status-only, or stop the other"
+    )
+
+
+def _is_held_by_kserve(obj: Object) -> bool:
+    metadata = obj["metadata"]
+    return bool(metadata.get("deletionTimestamp")) and KSERVE_FINALIZER in (metadata.get("finalizers") or ())
