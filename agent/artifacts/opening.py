@@ -9,7 +9,7 @@ from pathlib import Path
 from agent.artifacts.errors import disk_errors
 from agent.artifacts.folder import Folder, temp_name
 from agent.artifacts.scan import LOCK_FILE
-from agent.core.errors import RetryableError
+from agent.core.errors import RetryableError, TerminalError
 from agent.core.reasons import Reason
 
 
@@ -30,6 +30,12 @@ def open_folders(model_dir: Path, store_dir: Path | None) -> Opened:
             store = _open(store_dir, resources)
         if _is_same(model, store):
             store = model
+        elif store.path.is_relative_to(model.path):
+            raise TerminalError(
+                Reason.DISK_ERROR,
+                f"the store dir {store.path} lies in the model dir {model.path}, where the server takes "
+                "every directory for a model; put it beside the model dir",
+            )
         with disk_errors(f"locking {store.path}", volume=store.path):
             lock = store.open(LOCK_FILE, os.O_RDWR | os.O_CREAT)
             resources.callback(os.close, lock)

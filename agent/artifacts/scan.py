@@ -22,6 +22,7 @@ MAX_FOREIGN = 1000  # names kept for the report; a folder full of strangers cost
 MAX_MANIFEST = 1 << 30
 _MAX_TOLD = 1 << 20
 _OURS = re.compile(r"\.agent-([a-z]+)-([0-9a-f]+)\Z")
+_TEMP = re.compile(rf"{re.escape(TEMP_PREFIX)}[0-9a-f]+\Z")
 _MODEL = re.compile(r"(?!\.|SUCCESS\.)[A-Za-z0-9_.-]{1,253}\Z")
 _KINDS = frozenset({"blob", "part", "journal", "manifest", "told", "document", "lock", "boot", "tmp"})
 
@@ -47,7 +48,7 @@ def look(model: Folder, store: Folder) -> Found:
     for entry in model.entries():
         if entry.is_dir(follow_symlinks=False) and _MODEL.match(entry.name):
             found.models.add(entry.name)
-        elif not same and entry.name.startswith(TEMP_PREFIX):
+        elif not same and _TEMP.match(entry.name):
             found.astray.append(entry.name)
         elif not same or not _sort(found, entry.name):
             _stranger(found, entry.name)

@@ -48,8 +48,10 @@ def test_killed_anywhere_it_is_old_or_new_and_the_next_start_converges(name, lay
     assert points
     final = settled(name, unharmed)
     with ThreadPoolExecutor(2) as pool:
-        verdicts = pool.map(lambda at: killed(name, template, tmp_path / f"{at}", at, final), points)
-        assert [verdict for verdict in verdicts if verdict] == []
+        places = list(pool.map(lambda at: killed(name, template, tmp_path / f"{at}", at), points))
+    # not from the threads: a child that was forked but has not started yet would still hold our lock
+    verdicts = [problem_of(name, place, final) for place in places]
+    assert [f"{at}: {verdict}" for at, verdict in zip(points, verdicts, strict=True) if verdict] == []
 
 
 def counted(name: str, place: Place, log: Path) -> list[Point]:
@@ -76,25 +78,29 @@ def settled(name: str, place: Place) -> set[str]:
     return {str(path.relative_to(place.model_dir.parent)) for path in place.model_dir.parent.rglob("*")}
 
 
-def killed(name: str, template: Place, top: Path, at: Point, final: set[str]) -> str:
-    """Kill before the call *at*; return what is wrong, an empty text if nothing is."""
+def killed(name: str, template: Place, top: Path, at: Point) -> Place:
+    """Kill a copy before the call *at*; return what it leaves."""
     place = copied(template, top)
     inject = f"inject={at.call}:signal=KILL:when={at.number}"
     died = child(name, place, *weakness(name), "-e", f"trace={at.call},renameat2", "-e", inject)
-    if died.returncode not in {137, -9}:  # strace dies the way its child did
-        return f"{name} at {at}: not killed ({died.returncode}) {died.stderr.decode()[-500:]}"
+    assert died.returncode in {137, -9}, died.stderr.decode()  # strace dies the way its child did
+    return place
+
+
+def problem_of(name: str, place: Place, final: set[str]) -> str:
+    """What is wrong with what a killed process left, an empty text if nothing is."""
     if not SCENARIOS[name].seen(place):
-        return f"{name} at {at}: a reader sees a mixture"
+        return "a reader sees a mixture"
     if problem := doubtful(place):
-        return f"{name} at {at}: {problem}"
+        return problem
     with place.open() as store:
         if not SCENARIOS[name].kept(store):
-            return f"{name} at {at}: something complete was lost"
+            return "something complete was lost"
     if litter := list(place.flat.glob(".agent-tmp-*")):
-        return f"{name} at {at}: {litter} is left"
+        return f"{litter} is left"
     left = settled(name, place) ^ final
-    shutil.rmtree(top)
-    return f"{name} at {at}: ends in another state, {left}" if left else ""
+    shutil.rmtree(place.model_dir.parent)
+    return f"it ends in another state, {left}" if left else ""
 
 
 def doubtful(place: Place) -> str:

@@ -1,6 +1,9 @@
 """What the server sees: whole or absent, old or new, and only models."""
 
+import contextlib
 import os
+import subprocess
+import tempfile
 import threading
 from pathlib import Path
 
@@ -216,6 +219,47 @@ def read_on(place: Path, seen: list[set[bytes]], done: threading.Event) -> None:
             os.close(file)
         os.close(folder)
         seen.append(contents)
+
+
+def test_removing_follows_no_link_that_is_planted_meanwhile(store, shelf, tmp_path):
+    """Another container swaps a folder of the tree for a link, again and again (fault D12)."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_bytes(b"mine")
+    manifest = stored(store, URI, {f"d/{n}": b"%d" % n for n in range(20)})
+    done = threading.Event()
+    attacker = threading.Thread(target=lambda: plant(shelf.model_dir / M, outside, done))
+    attacker.start()
+    for _ in range(50):
+        store.publish(M, manifest, plain(manifest))
+        store.withdraw(M)
+    done.set()
+    attacker.join()
+    assert tree(outside) == {"precious": b"mine"}
+
+
+def plant(place: Path, outside: Path, done: threading.Event) -> None:
+    while not done.is_set():
+        with contextlib.suppress(OSError):
+            (place / "d").rename(place / "e")
+            (place / "d").symlink_to(outside)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_a_server_under_another_user_id_can_read_and_not_write(shelf):
+    with tempfile.TemporaryDirectory() as top:
+        Path(top).chmod(0o755)
+        with Shelf(Path(top) / "m", None, shelf.clock).open() as store:
+            manifest = stored(store, URI, {"d/a": b"bytes"})
+            store.publish(M, manifest, {**plain(manifest), "config": b"fresh"})
+        place = Path(top) / "m" / M
+        nobody = {"user": 65534, "group": 65534, "extra_groups": []}
+        for name, content in (("d/a", b"bytes"), ("config", b"fresh")):
+            assert (
+                subprocess.run(["cat", place / name], check=True, capture_output=True, **nobody).stdout
+                == content
+            )
+            assert subprocess.run(["test", "-w", place / name], check=False, **nobody).returncode == 1
 
 
 PATHS = st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map("/".join)

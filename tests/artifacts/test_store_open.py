@@ -8,7 +8,7 @@ import pytest
 
 from agent.artifacts.manifest import blob_id
 from agent.artifacts.store import Store
-from agent.core.errors import RetryableError
+from agent.core.errors import RetryableError, TerminalError
 from agent.core.reasons import Reason
 from tests.artifacts.shelf import BOOT, M, Shelf, fetch, manifest_of, plain, short, stored, told, tree
 
@@ -182,6 +182,11 @@ def test_the_store_dir_may_be_the_model_dir_by_another_name(tmp_path):
         manifest = stored(store, URI, {"a": b"1"})
         store.publish(M, manifest, plain(manifest))
         assert store.foreign() == set()
+
+
+def test_a_store_in_the_servers_sight_is_refused(tmp_path):
+    with pytest.raises(TerminalError, match="beside the model dir"):
+        Store.open(tmp_path / "m", tmp_path / "m" / "store")
 
 
 def test_a_listing_later_on_shows_what_others_did(store, shelf):
