@@ -1,4 +1,4 @@
-"""Figures of the agent itself: `python tests/bench/sidecar.py [swap] [start] [idle] [boot] [plan]` (all by default).
+"""Figures of the agent itself: `python tests/bench/sidecar.py [swap] [start] [idle] [boot] [plan]`, or all.
 
 Each prints what it did and the figure; nothing is asserted. The dummy model server and the artifact
 server are processes of their own, so that the agent's CPU and memory are its own. Other load on the
@@ -142,9 +142,8 @@ async def swap() -> None:
                 delays.append((time.perf_counter() - began) * 1e3)
             delays.sort()
             p50, p99 = statistics.median(delays), delays[int(len(delays) * 0.99) - 1]
-            say(
-                f"swap: config swap to load answered, 200 swaps: p50 {p50:.1f} ms, p99 {p99:.1f} ms, max {delays[-1]:.1f}"
-            )
+            figures = f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, max {delays[-1]:.1f} ms"
+            say(f"swap: config swap to load answered, 200 swaps: {figures}")
 
 
 async def loads(here: Bench) -> int:
@@ -153,7 +152,7 @@ async def loads(here: Bench) -> int:
 
 
 async def start(counts: Sequence[int]) -> None:
-    """So many one-file models from http at the start, to all Ready; the cost of one; the agent's peak memory."""
+    """So many one-file models from http at the start, to all Ready; the cost of one; peak memory."""
     costs = {}
     for count in counts:
         async with bench() as here:
@@ -164,7 +163,8 @@ async def start(counts: Sequence[int]) -> None:
                 (root / f"m{index:05}.bin").write_bytes(b"model %d" % index)
             conf = here.folder / "nginx.conf"
             conf.write_text(
-                f"daemon off; user root; pid {here.folder}/nginx.pid; error_log {here.folder}/nginx.log; worker_processes 1;"
+                f"daemon off; user root; pid {here.folder}/nginx.pid; error_log {here.folder}/nginx.log;"
+                "worker_processes 1;"
                 "events { worker_connections 1024; } http { access_log off; keepalive_requests 1000000; "
                 f"server {{ listen 127.0.0.1:{port}; root {root}; }} }}"
             )
@@ -177,8 +177,9 @@ async def start(counts: Sequence[int]) -> None:
                     costs[count] = seconds / count * 1e3
                     cpu, rss = it.cpu_times(), peak_mib(it.pid)
                     say(
-                        f"start: {count} one-file models from http to Ready in {seconds:.1f} s, {costs[count]:.2f} ms "
-                        f"a model, agent CPU {cpu.user + cpu.system:.1f} s, peak RSS {rss:.0f} MiB"
+                        f"start: {count} one-file models from http to Ready in {seconds:.1f} s, "
+                        f"{costs[count]:.2f} ms a model, agent CPU {cpu.user + cpu.system:.1f} s, "
+                        f"peak RSS {rss:.0f} MiB"
                     )
     if len(costs) == 2:
         few, many = (costs[count] for count in counts)
@@ -220,9 +221,8 @@ async def boot() -> None:
             async with agent(here) as (it, _):
                 times.append(time.perf_counter() - began)
                 rss = it.memory_info().rss / 2**20
-        say(
-            f"boot: process start to /healthz 200: median {statistics.median(times):.2f} s of 10, RSS {rss:.0f} MiB"
-        )
+        middle = statistics.median(times)
+        say(f"boot: process start to /healthz 200: median {middle:.2f} s of 10, RSS {rss:.0f} MiB")
 
 
 def planning() -> None:
