@@ -140,6 +140,8 @@ class FoundServer:
 
     async def close(self) -> None:
         """Give back connections."""
+        if self._server is not None:
+            await self._server.close()
         for wire in self._wires:
             await wire.close()
 

@@ -30,14 +30,15 @@ class KServeServer(V2Server):
 
     def __init__(self, wire: Wire, patience: Patience | None = None) -> None:
         super().__init__(wire, patience)
-        self._ready: frozenset[str] = frozenset()
+        self._ready: set[str] = set()
         self._fit = False
         self._has_loaded = False
 
     async def load(self, name: ModelName) -> None:
         """Load and confirm; see the seam."""
-        self._ready -= {name}
+        self._ready.discard(name)
         await super().load(name)
+        self._ready.add(name)
         self._has_loaded = True
 
     async def _reading(self) -> ServerReading:
@@ -45,11 +46,11 @@ class KServeServer(V2Server):
             names = await self._listed()
             self._fit = self._fit or await self._alive()
         except (Unreached, Lost):
-            self._ready, self._fit = frozenset(), False
+            self._ready, self._fit = set(), False
             raise
         states = dict.fromkeys(names, ModelState.READY)
         states |= await self._ask(names - self._ready)
-        self._ready = frozenset(name for name, state in states.items() if state is ModelState.READY)
+        self._ready = {name for name, state in states.items() if state is ModelState.READY}
         return ServerReading(self._fit, states)
 
     async def _listed(self) -> frozenset[str]:

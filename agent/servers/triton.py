@@ -13,8 +13,8 @@ from agent.core.model import ModelName, ModelSpec
 from agent.core.reasons import Reason
 from agent.servers.base import ModelState, ServerReading, Traits
 from agent.servers.pbtxt import has_platform, renamed, says_file_name
-from agent.servers.v2 import V2Server
-from agent.servers.wire import Reply
+from agent.servers.v2 import Patience, V2Server
+from agent.servers.wire import Reply, Wire
 
 CONFIG = "config.pbtxt"
 
@@ -36,6 +36,14 @@ class TritonServer(V2Server):
         protocol="triton", concurrent_loads=4, blocks_while_loading=False, framework_matters=False
     )
     title = "Triton"
+
+    def __init__(self, wire: Wire, patience: Patience | None = None) -> None:
+        """Keep no connection.
+
+        Triton binds each to one of its HTTP threads, and a load occupies its thread to the end: whatever
+        comes on a connection of the same thread waits as long (seen with 2.51: 3 s, the whole load).
+        """
+        super().__init__(wire.unkept(), patience)
 
     def layout(
         self,

@@ -69,20 +69,15 @@ class V2Server(abc.ABC):
         self._touched.add(name)
         if self._present is not None:
             self._present.add(name)  # for all we know, until the next reading
-        if await self._load_once(name, deadline, before=before):
+        if await self._load_once(name, deadline, before=before, fresh=False):
             return
-        if not await self._load_once(name, deadline, before=before):
+        if not await self._load_once(name, deadline, before=before, fresh=True):
             raise self._unavailable(f"broke off twice while loading {name}, and nothing tells the outcome")
 
     async def unload(self, name: ModelName) -> None:
         """Unload and confirm; see the seam."""
         deadline = time.monotonic() + self._patience.unload
-        try:
-            reply = await self._wire.order(_path(name, "unload"), b"{}", seconds=self._patience.unload)
-        except Unreached as error:
-            raise self._unavailable(str(error)) from error
-        except Lost:
-            reply = None
+        reply = await self._order_unload(name)
         if reply is not None and reply.status >= 300 and not await self._absent(name, reply):
             raise RetryableError(
                 Reason.UNLOAD_FAILED,
@@ -133,11 +128,29 @@ class V2Server(abc.ABC):
             Reason.SERVER_UNAVAILABLE, f"{self._at}: {what}", retry_after_seconds=retry_after_seconds
         )
 
-    async def _load_once(self, name: ModelName, deadline: float, *, before: bool) -> bool:
-        """Load; false where the answer was lost and an older load of that name hides the outcome."""
+    async def _order_unload(self, name: ModelName) -> Reply | None:
+        """Ask for an unload; None where the answer was lost, which is looked up anyway."""
+        path, seconds = _path(name, "unload"), self._patience.unload
+        try:
+            try:
+                return await self._wire.order(path, b"{}", seconds=seconds)
+            except Lost as lost:
+                return (
+                    await self._wire.order(path, b"{}", seconds=seconds, fresh=True) if lost.stale else None
+                )
+        except Unreached as error:
+            raise self._unavailable(str(error)) from error
+        except Lost:
+            return None
+
+    async def _load_once(self, name: ModelName, deadline: float, *, before: bool, fresh: bool) -> bool:
+        """Load; false where the answer was lost and only a second one can tell the outcome.
+
+        An older load of that name may hide it, or the request may have died with its connection.
+        """
         seconds = max(1.0, deadline - time.monotonic())
         try:
-            reply = await self._wire.order(_path(name, "load"), b"{}", seconds=seconds)
+            reply = await self._wire.order(_path(name, "load"), b"{}", seconds=seconds, fresh=fresh)
         except Unreached as error:
             raise self._unavailable(str(error)) from error
         except Lost as lost:
@@ -167,6 +180,8 @@ class V2Server(abc.ABC):
                 silent = False
                 if ready and (not before or not lost.timed_out):
                     return not before
+                if lost.stale and not ready:
+                    return False
                 if not lost.timed_out and not ready:
                     raise RetryableError(
                         Reason.SERVER_CRASHED,

@@ -82,24 +82,35 @@ class Unreached(Exception):  # noqa: N818 - it names what happened to the reques
 
 
 class Lost(Exception):  # noqa: N818 - it names what happened to the request
-    """The request was sent and no answer is known; `timed_out` tells silence from a broken connection."""
+    """The request was sent and no answer is known.
 
-    def __init__(self, message: str, *, timed_out: bool = False) -> None:
+    `timed_out` tells silence from a broken connection. `stale`: the connection had been used before, so
+    it may have been at its end already, and the request may not have arrived at all (fault M11).
+    """
+
+    def __init__(self, message: str, *, timed_out: bool = False, stale: bool = False) -> None:
         super().__init__(message)
         self.timed_out = timed_out
+        self.stale = stale
 
 
 class Wire:
     """The connections to one server, under `http(s)://host:port[/prefix]` or `unix:///path`.
 
     No environment proxy, no cookie, no redirect, no compressed answer. `where` is the address as it may
-    be shown: without userinfo and query.
+    be shown: without userinfo and query. Connections are kept for the next request unless *keep* is false.
     """
 
-    def __init__(self, url: str, *, connect_seconds: float = 3.0) -> None:
+    def __init__(self, url: str, *, connect_seconds: float = 3.0, keep: bool = True) -> None:
         self.where, self._base, self._socket_path = _address(url)
+        self._url = url
         self._connect_seconds = connect_seconds
+        self._keep = keep
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
+
+    def unkept(self) -> "Wire":
+        """Return a wire to the same server that makes a connection for each request."""
+        return Wire(self._url, connect_seconds=self._connect_seconds, keep=False)
 
     async def get(self, path: str, *, seconds: float, limit: int = BODY_LIMIT) -> Reply:
         """GET *path* (quoted already) within *seconds*, the body included."""
@@ -109,13 +120,12 @@ class Wire:
         """POST JSON to *path*, to ask and not to change: it may be sent twice."""
         return await self._ask("POST", path, body, seconds, limit)
 
-    async def order(self, path: str, body: bytes, *, seconds: float) -> Reply:
-        """POST JSON to *path* to have something done: sent once, on a connection made for it.
+    async def order(self, path: str, body: bytes, *, seconds: float, fresh: bool = False) -> Reply:
+        """POST JSON to *path* to have something done: sent once.
 
-        So a broken connection is the server's doing and not an idle connection's end.
+        With *fresh* on a connection made for it, so that a break is the server's doing and never `stale`.
         """
-        trace = SimpleNamespace(reused=False)
-        return await self._once("POST", path, body, seconds, BODY_LIMIT, trace, kept=False)
+        return await self._once("POST", path, body, seconds, BODY_LIMIT, kept=not fresh)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -124,26 +134,30 @@ class Wire:
             await session.close()
 
     async def _ask(self, method: str, path: str, body: bytes | None, seconds: float, limit: int) -> Reply:
-        """Ask, and once more where a kept connection had died unnoticed (fault M11)."""
-        trace = SimpleNamespace(reused=False)
-        try:
-            return await self._once(method, path, body, seconds, limit, trace, kept=True)
-        except Lost as lost:
-            if not trace.reused or lost.timed_out:
-                raise
-        return await self._once(method, path, body, seconds, limit, trace, kept=False)
+        """Ask, and again where the connection may be to blame.
+
+        A kept one may have died unnoticed; a fresh one may have been put behind somebody's long request
+        (see TritonServer), so that another connection is answered at once.
+        """
+        if self._keep:
+            try:
+                return await self._once(method, path, body, seconds, limit, kept=True)
+            except Lost as lost:
+                if not lost.stale:
+                    raise
+            return await self._once(method, path, body, seconds, limit, kept=False)
+        for part in (0.1, 0.3):
+            try:
+                return await self._once(method, path, body, seconds * part, limit, kept=False)
+            except Lost as lost:
+                if not lost.timed_out:
+                    raise
+        return await self._once(method, path, body, seconds * 0.6, limit, kept=False)
 
     async def _once(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None,
-        seconds: float,
-        limit: int,
-        trace: SimpleNamespace,
-        *,
-        kept: bool,
+        self, method: str, path: str, body: bytes | None, seconds: float, limit: int, *, kept: bool
     ) -> Reply:
+        trace = SimpleNamespace(reused=False)
         timeout = aiohttp.ClientTimeout(total=seconds, connect=None, sock_connect=self._connect_seconds)
         try:
             async with self._session(kept=kept).request(
@@ -160,13 +174,14 @@ class Wire:
         except TimeoutError as error:
             raise Lost(f"no answer within {seconds:g} s", timed_out=True) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Lost(_cause(error)) from error
+            raise Lost(_cause(error), stale=trace.reused) from error
 
     def _session(self, *, kept: bool) -> aiohttp.ClientSession:
         """Return the session that keeps connections, or the one that does not.
 
         Each is made at its first call, since it belongs to the running loop.
         """
+        kept = kept and self._keep
         if kept not in self._sessions:
             trace = aiohttp.TraceConfig()
             trace.on_connection_reuseconn.append(_note_reuse)

@@ -220,7 +220,7 @@ class ServerContract:
 async def _request_waits(url: str) -> None:
     """Wait until the server's kernel holds a request that the server has not read."""
     port = f":{int(url.rpartition(':')[2]):04X}"
-    while not _unread(port):  # noqa: ASYNC110 - the kernel rings no bell for this
+    while not _unread(port):
         await asyncio.sleep(0.01)
 
 

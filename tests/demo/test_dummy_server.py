@@ -117,7 +117,7 @@ async def test_a_blocking_server_loads_one_at_a_time_and_answers_nothing_meanwhi
             pass
 
     first = asyncio.ensure_future(note("load a", load(client, "a")))
-    while not dummy.counts.loading_now:  # noqa: ASYNC110 - one turn of the loop at a time
+    while not dummy.counts.loading_now:
         await asyncio.sleep(0)
     await asyncio.gather(first, note("health", health()), note("load b", load(client, "b")))
     assert order.index("load a") < order.index("health")

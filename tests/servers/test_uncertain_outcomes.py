@@ -329,6 +329,66 @@ async def test_a_reading_of_an_idle_kserve_server_is_one_request(tmp_path):
         assert sum(dummy.counts.requests.values()) == before + 3
 
 
+@pytest.fixture
+async def costly(tmp_path):
+    """MLServer with 30 models, whose index takes so long that it is not asked for again in this test."""
+    for number in range(30):
+        (tmp_path / f"m{number}").mkdir()
+        (tmp_path / f"m{number}" / "model-settings.json").write_text(f'{{"name": "m{number}"}}')
+    dummy = DummyServer(tmp_path, Dialect.MLSERVER, load_all=True)
+    original = dummy._index
+
+    async def slow(request):
+        await asyncio.sleep(0.2)
+        return await original(request)
+
+    dummy._index = slow
+    return dummy
+
+
+INDEX = "POST /v2/repository/index"
+
+
+async def test_a_costly_index_is_left_alone_and_a_few_models_are_asked_instead(costly):
+    async with connected(costly) as server:
+        whole = (await server.read()).models
+        before = sum(costly.counts.requests.values())
+        for _ in range(10):
+            assert (await server.read()).models == whole
+        assert costly.counts.requests[INDEX] == 1
+        assert costly.counts.requests["GET /v2/models/{name}/ready"] >= 30
+        assert sum(costly.counts.requests.values()) - before <= 100
+
+
+async def test_a_restart_is_seen_at_once_while_the_index_is_left_alone(costly):
+    async with connected(costly) as server:
+        await server.read()
+        costly.forget()
+        assert set((await server.read()).models.values()) == {ModelState.UNAVAILABLE}
+
+
+async def test_a_single_lost_model_is_seen_within_a_round(costly):
+    async with connected(costly) as server:
+        await server.read()
+        costly.forget("m17")
+        readings = [(await server.read()).models["m17"] for _ in range(5)]
+    assert readings[-1] is ModelState.UNAVAILABLE
+
+
+async def test_what_we_did_is_known_while_the_index_is_left_alone(costly):
+    async with connected(costly) as server:
+        await server.read()
+        await server.unload("m1")
+        assert "m1" not in (await server.read()).models
+        await server.load("m1")
+        assert (await server.read()).models["m1"] is ModelState.READY
+        costly.faults = Faults(fail="m2")
+        with pytest.raises(TerminalError):
+            await server.load("m2")
+        assert (await server.read()).models["m2"] is ModelState.READY
+    assert costly.counts.requests[INDEX] == 1
+
+
 async def test_a_kserve_model_that_is_listed_but_not_ready_is_asked_again(tmp_path):
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "model").write_text("x")

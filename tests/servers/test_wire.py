@@ -138,7 +138,7 @@ async def test_a_kept_connection_that_died_is_replaced_once_and_unseen(wire_to):
     assert len(requests) == 3
 
 
-async def test_an_order_is_sent_once_and_on_a_connection_of_its_own(wire_to):
+async def test_an_order_is_sent_once_and_says_whether_its_connection_may_have_been_dead(wire_to):
     connections = []
 
     async def talk(reader, writer):
@@ -155,10 +155,12 @@ async def test_an_order_is_sent_once_and_on_a_connection_of_its_own(wire_to):
     async with raw_server(talk) as url:
         wire = wire_to(url)
         await wire.get("/ask", seconds=5)
-        with pytest.raises(Lost):
+        with pytest.raises(Lost) as kept:
             await wire.order("/order", b"{}", seconds=5)
-        await wire.get("/ask", seconds=5)
-    assert connections == [["GET /ask HTTP/1.1"] * 2, ["POST /order HTTP/1.1"]]
+        with pytest.raises(Lost) as fresh:
+            await wire.order("/order", b"{}", seconds=5, fresh=True)
+    assert (kept.value.stale, fresh.value.stale) == (True, False)
+    assert connections == [["GET /ask HTTP/1.1", "POST /order HTTP/1.1"], ["POST /order HTTP/1.1"]]
 
 
 async def test_a_fresh_connection_that_breaks_is_not_tried_again(wire_to):
@@ -171,6 +173,23 @@ async def test_a_fresh_connection_that_breaks_is_not_tried_again(wire_to):
         with pytest.raises(Lost):
             await wire_to(url).post("/", b"{}", seconds=5)
     assert len(connections) == 1
+
+
+async def test_a_wire_that_keeps_nothing_asks_again_where_one_connection_is_not_served(wire_to):
+    connections = []
+
+    async def talk(reader, writer):
+        connections.append(await request(reader))
+        if len(connections) == 1:
+            await asyncio.Event().wait()
+        writer.write(response(b"here"))
+        await writer.drain()
+
+    async with raw_server(talk) as url:
+        wire = wire_to(url, keep=False)
+        assert (await wire.get("/", seconds=2)).body == b"here"
+        assert (await wire.post("/", b"{}", seconds=2)).body == b"here"
+    assert len(connections) == 3
 
 
 async def test_a_server_that_is_not_there_was_not_reached(wire_to, tmp_path):
