@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run the sidecar until it is stopped; the process ends here."""
     settings = settle(vars(given), rest, environ)
-    configure(settings.log_level, settings.log_format, sys.stderr)
+    configure(settings.log_level, settings.log_format, sys.stderr, color=not environ.get("NO_COLOR"))
     for flag in settings.ignored:
         log.warning("a flag of KServe's agent is taken, but does nothing here", extra={"flag": flag})
     try:

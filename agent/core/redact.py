@@ -1,0 +1,80 @@
+"""Text made fit to be shown: no secrets (law 10), one line, nothing that moves a cursor or hides (fault X8).
+
+Both functions are pure, total and idempotent. They are the last line of defence and not the first: whoever
+words a message leaves secrets out of it. What they know is the shape of secrets, never their values.
+"""
+
+import re
+
+from agent.core.uri import redacted
+
+HIDDEN = "***"
+
+_PEM = re.compile(
+    r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)", re.DOTALL
+)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s\"'<>]*")
+_USERINFO = re.compile(r"://[^\s/?#]*@|://[^\s/?#@:]*:(?!\d{1,5}(?:[/?#\s]|\Z))[^\s@]{0,300}@")
+_HEADER = (
+    r"(?:[A-Za-z0-9_.-]{0,40}[-_.])?(?:authorization|cookie|password|passwd|secret|signature|credential|credentials|token"
+    r"|api[-_]?key|access[-_]?key(?:[-_]?id)?|secret[-_]?access[-_]?key|private[-_]?key|account[-_]?key|sig)"
+)
+_NAMED = re.compile(
+    rf"(?<![A-Za-z0-9])(?P<name>{_HEADER})(?P<between>[\"']?\s{{0,4}}[:=]\s{{0,4}})"
+    r"(?P<value>\"[^\"]*\"?|'[^']*'?|(?:(?:Bearer|Basic|Negotiate|AWS4-HMAC-SHA256)\s+)?[^\s\"',;&)}\]]+)",
+    re.IGNORECASE,
+)
+_NAME = re.compile(_HEADER, re.IGNORECASE)
+_SCHEME = re.compile(r"\b(Bearer|Basic|Negotiate)\s+(?!\*\*\*)[A-Za-z0-9+/=._~-]{6,}", re.IGNORECASE)
+_TOKEN = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{6,}|gh[pousr]_[A-Za-z0-9]{10,}|glpat-[\w-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{12,}"
+    r"|ya29\.[\w.-]{10,}|eyJ[\w-]{5,}\.[\w-]+(?:\.[\w-]*)?|xox[abp]-[\w-]{10,}|AIza[\w-]{20,})"
+)
+
+_BIDI_AND_BREAKS = frozenset(
+    "\u0085\u061c\u200b\u200e\u200f\u2028\u2029\ufeff"
+    + "".join(map(chr, range(0x202A, 0x202F)))
+    + "".join(map(chr, range(0x2060, 0x2070)))
+)
+
+
+def redact(text: str) -> str:
+    """Return *text* with what looks like a secret hidden.
+
+    URLs lose userinfo, query and fragment; values after names such as `Authorization:` or
+    `X-Amz-Signature=`, bearer words, well-known tokens and private keys become `***`.
+    """
+    text = _PEM.sub(HIDDEN, text)
+    text = _USERINFO.sub("://", text)
+    text = _URL.sub(lambda match: redacted(match[0]), text)
+    text = _NAMED.sub(_hide_value, text)
+    text = _SCHEME.sub(lambda match: f"{match[1]} {HIDDEN}", text)
+    return _TOKEN.sub(HIDDEN, text)
+
+
+def is_secret_name(name: str) -> bool:
+    """Tell whether a field or header of this name holds a secret: then its value is not shown at all."""
+    return _NAME.fullmatch(name) is not None
+
+
+def harmless(text: str) -> str:
+    r"""Return *text* on one line: control characters, bidirectional marks and lone surrogates as `\x1b`."""
+    if text.isprintable():
+        return text
+    return "".join(_escaped(char) for char in text)
+
+
+def _hide_value(match: re.Match[str]) -> str:
+    quote = match["value"][:1]
+    if quote not in {'"', "'"}:
+        return f"{match['name']}{match['between']}{HIDDEN}"
+    return f"{match['name']}{match['between']}{quote}{HIDDEN}{quote}"
+
+
+def _escaped(char: str) -> str:
+    code = ord(char)
+    if code < 32 or 127 <= code < 160:
+        return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(char, f"\\x{code:02x}")
+    if char in _BIDI_AND_BREAKS or 0xD800 <= code < 0xE000:
+        return f"\\u{code:04x}"
+    return char

@@ -1,0 +1,111 @@
+"""No secret passes, whatever surrounds it; what is shown is one harmless line."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.core.redact import harmless, is_secret_name, redact
+
+WORDS = st.text("abcxyz ,.;()[]{}\"'\n", max_size=30)
+CANARY = st.text("abcdefGHIJKL0123456789", min_size=12, max_size=40).map(lambda text: f"canary{text}")
+SHAPES = st.sampled_from(
+    [
+        "https://user:{}@host/path",
+        "https://{}@host/path",
+        "https://user:p/{}@host/path",
+        "https://host/path?X-Amz-Signature={}",
+        "https://host/path?a=1&X-Amz-Security-Token={}&b=2#frag",
+        "gs://bucket/key?{}",
+        "https://host/p#{}",
+        "Authorization: Bearer {}",
+        "authorization: Basic {}",
+        "{{'Authorization': 'Bearer {}', 'Accept': '*/*'}}",
+        '{{"X-Api-Key": "{}"}}',
+        "X-Amz-Security-Token: {}",
+        "X-Amz-Signature={}",
+        "Cookie: session={}",
+        "AWS_SECRET_ACCESS_KEY={}",
+        "password = {}",
+        "Bearer {}",
+        "token='{} more'",
+        "Credential={}/20260101/us-east-1/s3/aws4_request",
+        "hf_{}",
+        "eyJhbGciOi.{}.sig",
+        "-----BEGIN RSA PRIVATE KEY-----\n{}\n-----END RSA PRIVATE KEY-----",
+        "AccountKey={};EndpointSuffix=core.windows.net",
+        "sig={}",
+        "Proxy-Authorization: Negotiate {}",
+        "Authorization: AWS4-HMAC-SHA256 Credential={}/2026",
+    ]
+)
+
+
+@given(WORDS, SHAPES, CANARY, WORDS)
+def test_no_secret_passes_in_any_shape_between_any_words(before, shape, canary, after):
+    secret = shape.format(canary)
+    assert canary not in redact(f"{before} {secret} {after}")
+    assert canary not in redact(f"{before}\n{secret}\n{after}")
+
+
+@given(st.text())
+def test_redacting_and_making_harmless_twice_is_doing_it_once(text):
+    assert redact(redact(text)) == redact(text)
+    assert harmless(harmless(text)) == harmless(text)
+
+
+@given(SHAPES, CANARY, SHAPES)
+def test_redacting_secrets_twice_is_redacting_once(shape, canary, other):
+    once = redact(f"{shape.format(canary)} {other.format(canary)}")
+    assert redact(once) == once
+    assert canary not in once
+
+
+@given(st.text(st.characters()))
+def test_what_is_harmless_is_one_line_that_can_be_encoded_and_moves_no_cursor(text):
+    shown = harmless(text)
+    shown.encode()
+    assert len(shown.splitlines()) <= 1
+    assert not any(ord(char) < 32 or 127 <= ord(char) < 160 for char in shown)
+    assert not set(shown) & set("\u202a\u202e\u2066\u200f\u2028\ufeff")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s3://bucket/models/m1@v2/model.bin is not there",
+        "https://host:8080/a@b/c cannot be reached",
+        "the model needs 3 tokens; the cookie jar is empty",
+        "fetched 12 of 13 objects (1.5 GiB)",
+        "https://storage.example/bucket/key: 404",
+        "Ünïcode stays",
+        "the basic idea",
+    ],
+)
+def test_plain_words_and_plain_uris_stay_as_they_are(text):
+    assert harmless(redact(text)) == text
+
+
+@pytest.mark.parametrize(
+    "name", ["Authorization", "x-api-key", "X-Amz-Security-Token", "password", "hf_token", "sig"]
+)
+def test_names_of_secrets_are_known(name):
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize("name", ["model", "reason", "uri", "tokenizer", "design", "message_", "key"])
+def test_other_names_are_not(name):
+    assert not is_secret_name(name)
+
+
+@pytest.mark.timeout(10)
+def test_long_hostile_text_costs_little_time():
+    for text in (
+        "a" * 100_000,
+        "://" * 30_000,
+        "token" * 20_000,
+        "=: " * 30_000,
+        "x-" * 50_000,
+        "-----BEGIN " * 9000,
+        "a://u:" * 20_000,
+    ):
+        redact(text)
