@@ -361,7 +361,7 @@ async def test_a_member_that_is_not_on_disk_as_told_is_found(bench):
 # large ones
 
 
-@pytest.mark.parametrize("kind", [TAR, ZIP])
+@pytest.mark.parametrize("kind", [TAR, pytest.param(ZIP, marks=pytest.mark.soak)])
 async def test_a_member_over_a_gibibyte_is_unpacked_whole(bench, kind):
     """KServe's agent cuts it off at exactly 1 GiB and reports success."""
     size = (1 << 30) + 12_345
