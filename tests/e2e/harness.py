@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from aiohttp import web
 
 from agent.demo.kubelet import Kubelet
 from tests.fakes.origin import Origin
@@ -80,11 +81,11 @@ class AgentProcess:
         flags = [f"--{name}={value}" for name, value in self.flags.items() if value is not None]
         return [sys.executable, "-m", "agent", "run", *flags]
 
-    def launch(self) -> None:
-        """Start it and do not wait."""
+    def launch(self, *words: str) -> None:
+        """Start it, with more words on its command line, and do not wait."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self.command,
+                [*self.command, *words],
                 env=self.environ,
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
@@ -249,7 +250,7 @@ class Rig:
         return next(iter(files.values()))["head"]
 
     async def serves(self, name: str, head: str | None, seconds: float = 10) -> None:
-        """Wait until the dummy server itself answers with that file; a server that is down answers nothing."""
+        """Wait until the dummy server itself answers with that file."""
         deadline = time.monotonic() + seconds
         while True:
             found: object = "no answer"
@@ -386,3 +387,31 @@ async def until(true: Callable[[], object], seconds: float = 10, what: str = "")
     while not true():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         await asyncio.sleep(LOOK_SECONDS)
+
+
+class Gate:
+    """A script for an object of storage: sends half of it, then waits to be opened. `reached` tells."""
+
+    def __init__(self, rig: Rig, path: str) -> None:
+        self.reached, self.opened = asyncio.Event(), asyncio.Event()
+        self._rig, self._path = rig, f"/{path}"
+        rig.origin.scripts[self._path] = self
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        origin = self._rig.origin
+        if request.method == "HEAD" or self.opened.is_set():
+            return await origin.send(request, self._path)
+        content = origin.files[self._path]
+        start = request.http_range.start or 0
+        response = web.StreamResponse(headers=origin._validators(self._path, content))
+        response.content_length = len(content) - start
+        if "Range" in request.headers:
+            response.set_status(206)
+            response.headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        await response.prepare(request)
+        half = start + (len(content) - start) // 2
+        await response.write(content[start:half])
+        self.reached.set()
+        await self.opened.wait()
+        await response.write(content[half:])
+        return response

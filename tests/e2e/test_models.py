@@ -150,7 +150,9 @@ async def test_150_models_at_start(tmp_path):
 
 
 async def test_a_thousand_small_models(tmp_path):
-    async with started(tmp_path, agent=False, flags={"log-level": "warning"}) as rig:
+    async with started(
+        tmp_path, agent=False, flags={"log-level": "warning", "max-concurrent-downloads": 16}
+    ) as rig:
         names = {f"m{number:04}": f"{number}.joblib" for number in range(1000)}
         for path in names.values():
             rig.put(path, path)
@@ -170,7 +172,10 @@ async def test_over_budget_says_the_sum_and_loads_when_room_comes(tmp_path):
         rig.want(*big.values(), rig.entry("huge", "one", memory="81Mi"))
         status = await rig.agent.wait(lambda status: status.done == {"a", "b"})
         assert status.reason("c") == "MemoryBudgetExceeded"
-        assert status.model("c")["message"] == "waits for memory: needs 30 MiB, 20 MiB of the budget of 80 MiB are free"
+        assert (
+            status.model("c")["message"]
+            == "waits for memory: needs 30 MiB, 20 MiB of the budget of 80 MiB are free"
+        )
         assert status.reason("huge") == "ExceedsMemoryBudget"
         assert "needs 81 MiB, the whole memory budget is 80 MiB" in status.model("huge")["message"]
         assert status["memory"]["budgetBytes"] == 80 << 20
