@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from aiohttp import web
 
@@ -20,6 +20,7 @@ from agent.artifacts.store import Store
 from agent.artifacts.transfer import StreamMover
 from agent.core.disk import DiskPolicy
 from agent.core.errors import AgentError, TerminalError
+from agent.core.model import DesiredState
 from agent.core.plan import Rules
 from agent.core.reasons import Reason
 from agent.reconcile.config import ConfigKeeper, DocumentRules
@@ -139,6 +140,7 @@ class Sidecar:
         wakeup = Wakeup()
         link = ServerLink(self._server(), lambda: self._server_changed(link, wakeup))
         pod = Pod(store, fetcher, link, self._clock.now)
+        await pod.take_back_open_intents()
         reconciler = Reconciler(
             pod,
             self.board,
@@ -213,6 +215,7 @@ class _Config:
         self._source = ConfigSource(settings.config_dir)
         self._keeper = ConfigKeeper(self._source, store, board, rules)
         self._reconciler = reconciler
+        self._board = board
         self._bell = Wakeup()
         self._resync_seconds = settings.resync_interval
         self._readiness = Readiness(board, cast("Literal['tried', 'loaded']", settings.ready_when))
@@ -230,7 +233,8 @@ class _Config:
         await self._keeper.look(self._want)
         if recalled is not None and self._keeper.desired is recalled:
             log.warning("going on with the document that was accepted before this start")
-            self._want(recalled)
+            missing = self._board.config.error and self._board.config.error[0] is Reason.CONFIG_MISSING
+            self._want(recalled, counts=not missing)
         while True:
             await self._bell.wait(self._resync_seconds)
             await self._keeper.look(self._want)
@@ -241,8 +245,10 @@ class _Config:
         self._bell.ring()
         self._reconciler.resync()
 
-    def _want(self, desired: Any) -> None:
-        self._readiness.first(desired)
+    def _want(self, desired: DesiredState, *, counts: bool = True) -> None:
+        """Have *desired* made real. Where nothing is mounted, what was recalled makes nobody ready."""
+        if counts:
+            self._readiness.first(desired)
         self._reconciler.want(desired)
 
 

@@ -116,6 +116,22 @@ class Pod:
         async with self._hand:
             await asyncio.to_thread(work, *args, **kwargs)
 
+    async def take_back_open_intents(self) -> None:
+        """Take away what an agent before this one had published and never saw confirmed; to be called first.
+
+        A server that loads what it finds would end over such a folder if it is bad, and would be waited for
+        in vain. The name is loaded again from the store as soon as the server answers.
+        """
+        for name, told in self._store.told().items():
+            good = self._store.previous().get(name)
+            if told.confirmed or (good is not None and replace(good, confirmed=False) == told):
+                continue
+            try:
+                await self._alone(self._store.withdraw, name)
+            except AgentError as error:
+                fields = {"model": name, "reason": error.reason, "message_": error.message}
+                log.warning("a folder that was never confirmed cannot be taken away", extra=fields)
+
     # The rest runs on a thread.
 
     def _repair(self, name: ModelName) -> None:
