@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from agent.aio.notices import Inotify, Notices
+from agent.aio.notices import Notices, Watchfiles
 from agent.core.reasons import Reason
 
 _LOG = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Unreadable:
 
 
 class OpenNotices(Protocol):
-    """How to watch a folder: `Inotify`, or `Watchfiles` where there is none. Raises OSError."""
+    """How to watch a folder; raises OSError, at once or when first waited for."""
 
     def __call__(self, folder: Path, names: Collection[str], patience_seconds: float) -> Notices:
         """Watch *names* of *folder*; each wait ends after *patience_seconds*."""
@@ -77,7 +77,7 @@ class ConfigSource:
         poll_seconds: float = POLL_SECONDS,
         max_bytes: int = MAX_BYTES,
         retry_seconds: float = RETRY_INOTIFY_SECONDS,
-        open_notices: OpenNotices = Inotify,
+        open_notices: OpenNotices = Watchfiles,
     ) -> None:
         self._folder = folder
         self._path = folder / file_name
@@ -90,7 +90,7 @@ class ConfigSource:
 
     @property
     def mode(self) -> str:
-        """How changes are noticed now: `inotify` (within ms), `watchfiles`, or `poll` (within seconds)."""
+        """How changes are noticed now: `watchfiles` (within 50 ms), or `poll` (within seconds)."""
         return self._mode
 
     def read(self) -> Document | Unreadable:
@@ -152,10 +152,11 @@ class ConfigSource:
         folder = await asyncio.to_thread(_identity, self._folder)
         notices = self._open_notices(self._folder, (self._path.name, "..data"), self._poll_seconds)
         try:
-            self._mode, self._said_exhausted = notices.mode, False
+            self._mode = notices.mode
             seen = await self._look(ring, seen)
             while seen[0] == folder:
                 await notices.wait()
+                self._said_exhausted = False
                 seen = await self._look(ring, seen)
             return seen
         finally:

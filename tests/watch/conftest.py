@@ -37,7 +37,7 @@ class Bell:
 async def eventually(true, seconds: float = 5) -> None:
     """Wait for what no bell tells of."""
     async with asyncio.timeout(seconds):
-        while not true():  # noqa: ASYNC110 (there is no event for it)
+        while not true():
             await asyncio.sleep(0.01)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agent.aio.notices import Inotify, Watchfiles
+from agent.aio.notices import Watchfiles
 from agent.core.reasons import Reason
 from agent.watch import ConfigSource, Document
 from tests.fakes.kubelet import Kubelet
@@ -20,9 +20,10 @@ from tests.watch.conftest import eventually, watched
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(params=[Inotify, Watchfiles])
-def any_source(request, kubelet):
-    return ConfigSource(kubelet.folder, poll_seconds=30, open_notices=request.param)
+@pytest.fixture
+def patient_source(kubelet):
+    """One whose own looks are so far apart that only a notice can be the cause of a ring."""
+    return ConfigSource(kubelet.folder, poll_seconds=30)
 
 
 def holds(source, raw):
@@ -34,13 +35,13 @@ async def test_it_rings_at_its_start_so_that_no_earlier_change_is_lost(source):
         assert bell.rings == 1
 
 
-async def test_each_swap_rings(any_source, kubelet):
-    async with watched(any_source) as bell:
+async def test_each_swap_rings(patient_source, kubelet):
+    async with watched(patient_source) as bell:
         await asyncio.sleep(0.2)  # the watchfiles thread says nothing of when it has begun
         for number in range(5):
             raw = kubelet.models([{"modelName": f"m{number}"}])
             await bell.rung()
-            assert any_source.read().raw == raw
+            assert patient_source.read().raw == raw
 
 
 async def test_a_slow_swap_is_read_whole_at_its_end(source, kubelet):
@@ -75,7 +76,7 @@ async def test_a_missing_folder_is_found_when_it_appears_and_watched_from_then_o
         assert source.mode == "poll"
         raw = kubelet.models([])
         await bell.until(holds(source, raw))
-        await eventually(lambda: source.mode == "inotify")
+        await eventually(lambda: source.mode == "watchfiles")
 
 
 async def test_a_replaced_folder_is_watched_in_place_of_the_old_one(source, kubelet):
@@ -121,7 +122,7 @@ async def test_nothing_rings_while_nothing_changes_nor_for_other_names(tmp_path)
         assert bell.rings == 1
 
 
-async def test_an_exhausted_kernel_means_polling_said_once_and_inotify_when_it_is_there_again(
+async def test_an_exhausted_kernel_means_polling_said_once_and_a_watch_when_it_is_there_again(
     kubelet, caplog
 ):
     left = [0]
@@ -129,7 +130,7 @@ async def test_an_exhausted_kernel_means_polling_said_once_and_inotify_when_it_i
     def scarce(folder, names, patience_seconds):
         if not left[0]:
             raise OSError(24, "inotify_init1")
-        return Inotify(folder, names, patience_seconds)
+        return Watchfiles(folder, names, patience_seconds)
 
     source = ConfigSource(kubelet.folder, poll_seconds=0.02, retry_seconds=0.05, open_notices=scarce)
     async with watched(source) as bell:
@@ -139,7 +140,7 @@ async def test_an_exhausted_kernel_means_polling_said_once_and_inotify_when_it_i
         assert source.mode == "poll"
         assert [record.levelno for record in caplog.records] == [logging.WARNING]
         left[0] = 1
-        await eventually(lambda: source.mode == "inotify")
+        await eventually(lambda: source.mode == "watchfiles")
 
 
 NO_WATCH_LEFT = """
