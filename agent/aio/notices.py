@@ -57,10 +57,9 @@ class Watchfiles:
         """Return True soon after one of the names may have changed, False when patience has run out."""
         try:
             return bool(await anext(self._changes))
-        except (RuntimeError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            # Its native part says so without a number when the system gives it no watch (seen with 1.3).
+        except (FileNotFoundError, PermissionError):
+            raise
+        except (RuntimeError, OSError) as error:  # without a number where the kernel has no watch left
             raise OSError(errno.ENOSPC, "watchfiles cannot watch") from error
 
     async def close(self) -> None:

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from agent.demo.kubelet import Kubelet
 from agent.watch import ConfigSource
-from tests.fakes.kubelet import Kubelet
 
 
 class Bell:

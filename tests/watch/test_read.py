@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from agent.core.reasons import Reason
+from agent.demo.kubelet import Kubelet
 from agent.watch import ConfigSource, Document, Unreadable
-from tests.fakes.kubelet import Kubelet
 
 
 def test_the_bytes_come_with_their_digest(kubelet, source):

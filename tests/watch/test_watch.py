@@ -13,8 +13,8 @@ import pytest
 
 from agent.aio.notices import Watchfiles
 from agent.core.reasons import Reason
+from agent.demo.kubelet import Kubelet
 from agent.watch import ConfigSource, Document
-from tests.fakes.kubelet import Kubelet
 from tests.watch.conftest import eventually, watched
 
 ROOT = Path(__file__).parents[2]
@@ -147,7 +147,7 @@ NO_WATCH_LEFT = """
 import asyncio, logging, sys
 from pathlib import Path
 from agent.watch import ConfigSource
-from tests.fakes.kubelet import Kubelet
+from agent.demo.kubelet import Kubelet
 
 async def main():
     logging.basicConfig(stream=sys.stdout, format="log %(levelname)s %(message)s")
