@@ -7,13 +7,14 @@ import asyncio
 import logging
 import shutil
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from agent.artifacts.store import Store
 from agent.core import words
 from agent.core.disk import DiskPolicy
 from agent.core.errors import AgentError
+from agent.core.reasons import Reason
 from agent.reconcile.pod import Pod
 from agent.telemetry.board import Board
 from agent.telemetry.processes import ServerProcess, own_rss_bytes
@@ -46,6 +47,10 @@ class Room:
         share = min(1.0, (usage.free + missing_bytes) / max(usage.total, 1))
         self._collect(replace(self._policy, keep_free_ratio=max(share, self._policy.keep_free_ratio)))
 
+    def cannot_remove(self) -> Mapping[str, str]:
+        """Return retired folders that the system would not remove, with its words; `keep` tries again."""
+        return self._store.cannot_remove()
+
     def _collect(self, policy: DiskPolicy) -> None:
         wanted = self._wanted()
         if wanted is None:
@@ -68,11 +73,13 @@ class Upkeep:
     async def run(self) -> None:
         """Go round until cancelled; what fails is logged and tried again with the next round."""
         said = ""
+        stuck: Mapping[str, str] = {}
         server = ServerProcess(lambda: self.board.server.url)
         while True:
             try:
                 await self.pod.inspect(CHECKED_AT_ONCE)
                 await asyncio.to_thread(self.room.keep)
+                stuck = _told_of(self.room.cannot_remove(), stuck)
                 rss = await asyncio.to_thread(server.rss_bytes)
                 memory = replace(self.board.memory, agent_rss_bytes=own_rss_bytes(), server_rss_bytes=rss)
                 self.board.say(memory=memory)
@@ -81,3 +88,12 @@ class Upkeep:
                     said = error.message
                     log.warning("upkeep", extra={"reason": error.reason, "message_": said})
             await asyncio.sleep(self.seconds)
+
+
+def _told_of(stuck: Mapping[str, str], before: Mapping[str, str]) -> Mapping[str, str]:
+    """Log what is newly stuck, once."""
+    for path, why in stuck.items():
+        if path not in before:
+            fields = {"reason": Reason.CANNOT_REMOVE, "path": path, "error": why}
+            log.warning("an old folder cannot be removed; it is tried again", extra=fields)
+    return stuck
