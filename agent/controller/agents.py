@@ -16,7 +16,6 @@ from agent.kube.resources import Key, Object, key_of
 
 PORT_NAME = "agent-status"
 DEFAULT_PORT = 9082
-ASK_SECONDS = 5.0
 _AT_ONCE = 32
 _LARGEST_ANSWER = 32 * 1024 * 1024
 _SHOWN = 300
@@ -44,9 +43,12 @@ def status_url(pod: Object) -> str:
 class Agents:
     """The newest report of each pod that was asked. *changed* is called with a pod whose report is news."""
 
-    def __init__(self, session: aiohttp.ClientSession, changed: Callable[[Object], None]) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, changed: Callable[[Object], None], ask_seconds: float
+    ) -> None:
         self._session = session
         self._changed = changed
+        self._ask_seconds = ask_seconds
         self._reports: dict[Key, PodReport] = {}
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
@@ -73,7 +75,7 @@ class Agents:
             self._changed(pod)
 
     async def _read(self, pod: Object) -> PodReport:
-        limits = aiohttp.ClientTimeout(total=ASK_SECONDS)
+        limits = aiohttp.ClientTimeout(total=self._ask_seconds)
         try:
             async with self._session.get(status_url(pod), timeout=limits, allow_redirects=False) as answer:
                 if answer.status != 200:
@@ -85,7 +87,7 @@ class Agents:
                         return _silent(pod, "its agent's answer is longer than 32 MiB")
             return parse_report(pod, bytes(body))
         except TimeoutError:
-            return _silent(pod, f"its agent did not answer within {ASK_SECONDS:.0f} s")
+            return _silent(pod, f"its agent did not answer within {self._ask_seconds:g} s")
         except (aiohttp.ClientError, OSError) as error:
             return _silent(pod, f"its agent does not answer ({type(error).__name__})")
 

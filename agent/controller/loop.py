@@ -28,6 +28,9 @@ from agent.kube.resources import CONFIG_MAPS, TRAINED_MODELS, Key, Object, versi
 
 log = logging.getLogger("agent.controller")
 
+_FIRST_PAUSE = 1.0
+_CONFLICT_PAUSE = 0.05  # what is new is on its way to us already
+
 
 @dataclass(frozen=True, slots=True)
 class ControllerSettings:
@@ -41,6 +44,7 @@ class ControllerSettings:
     writes_at_once: int = 16
     unsettled_seconds: float = 2.0
     settled_seconds: float = 10.0
+    ask_seconds: float = 5.0
     rest_seconds: float = 0.1
     refused_seconds: float = 300.0
 
@@ -77,7 +81,7 @@ class Controller:
         self._settings = settings
         self._utc = utc
         self._queue = Queue(settings.rest_seconds)
-        self._agents = Agents(session, self._pod_said)
+        self._agents = Agents(session, self._pod_said, settings.ask_seconds)
         self.view = View(client, self._agents, self._queue.ring)
         self._writes = asyncio.Semaphore(settings.writes_at_once)
         self._unsettled: set[Key] = set()
@@ -111,7 +115,8 @@ class Controller:
                 self._queue.ring(key, self._settings.refused_seconds)
             except AgentError as error:
                 self._log(key, error)
-                self._queue.failed(key, getattr(error, "retry_after_seconds", None))
+                first = _CONFLICT_PAUSE if isinstance(error, ApiConflictError) else _FIRST_PAUSE
+                self._queue.failed(key, first, getattr(error, "retry_after_seconds", None))
             except Exception:  # the one place where a bug ends: this parent waits, the others go on
                 log.exception("a bug; this parent is left for a while", extra={"parent": "/".join(key)})
                 self._queue.ring(key, self._settings.refused_seconds)

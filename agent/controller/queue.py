@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from agent.kube.resources import Key
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+_LONGEST_PAUSE = 60.0
 
 
 class Queue:
@@ -34,10 +34,10 @@ class Queue:
             self._due[key] = at
             self._news.set()
 
-    def failed(self, key: Key, retry_after_seconds: float | None) -> None:
-        """Have *key* looked at again after a pause that doubles, or the one that was asked for."""
+    def failed(self, key: Key, first_pause: float, retry_after_seconds: float | None) -> None:
+        """Have *key* looked at again after a pause that doubles from the first, or the one asked for."""
         failures = self._failures[key] = self._failures.get(key, 0) + 1
-        pause = min(_FIRST_PAUSE * 2 ** (failures - 1), _LONGEST_PAUSE)
+        pause = min(first_pause * 2 ** (failures - 1), _LONGEST_PAUSE)
         jitter = random.uniform(0.5, 1.0)  # noqa: S311 - jitter
         self.ring(key, retry_after_seconds if retry_after_seconds is not None else pause * jitter)
 

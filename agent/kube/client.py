@@ -6,6 +6,7 @@ the time between two lines.
 """
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -139,7 +140,8 @@ class ApiClient:
         body: Object | None = None,
         content_type: str = "application/json",
     ) -> dict[str, Any]:
-        data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        # in a BytesIO, for aiohttp warns of large plain bytes
+        data = None if body is None else io.BytesIO(json.dumps(body, separators=(",", ":")).encode())
         limits = aiohttp.ClientTimeout(total=_REQUEST_SECONDS)
         try:
             async with await self._send(
@@ -159,7 +161,7 @@ class ApiClient:
         *,
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own kind, for connect and silence
         params: Mapping[str, str] | None = None,
-        data: bytes | None = None,
+        data: io.BytesIO | None = None,
         content_type: str = "application/json",
     ) -> aiohttp.ClientResponse:
         token = await self.endpoint.token.get()

@@ -155,9 +155,9 @@ async def test_o10_a_list_that_would_be_too_large_is_never_cut(cluster):
         cluster.server.put(trained_model(f"m{number:03}", "s3://" + "x" * 4000, "1Mi", "big"))
     async with cluster.controller():
         await cluster.until(lambda: cluster.models("big"), seconds=60)
-        await cluster.until(
-            lambda: cluster.condition("m299", "Stalled") == ("True", "ConfigTooLarge"), seconds=60
-        )
+        full = ("True", "ConfigTooLarge")
+        full = ("True", "ConfigTooLarge")
+        await cluster.until(lambda: cluster.condition("m299", "Stalled") == full, seconds=60)
     stored = cluster.server.get("ConfigMap", "modelconfig-big-0")["data"]["models.json"]
     assert 1_000_000 < len(stored.encode()) < 2**20
 

@@ -93,13 +93,15 @@ class ApiServer:
         return next((o for o in self.objects(kind) if _key(o) == (namespace, name)), None)
 
     def put(self, obj, manager="kubectl-edit"):
-        """Create or replace as a user would, status included."""
+        """Create or replace as a user would; a status that is left out stays."""
         key, collection = self._collection_of(obj)
         stored = collection.objects.get(_key(obj))
         new = copy.deepcopy(obj)
         if stored is not None:
             new["metadata"] = {**stored["metadata"], **new["metadata"]}
             new["metadata"].pop("resourceVersion", None)
+            if "status" in stored:
+                new.setdefault("status", stored["status"])
             own(new, manager, "Update", None)
         return self._store(key, new, stored)
 
@@ -269,7 +271,7 @@ class ApiServer:
         before = self._applied.get(place, {})
         self._applied[place] = body
         new = copy.deepcopy(stored) if stored else {}
-        for path in leaves(before) - leaves(body):
+        for path in sorted(leaves(before) - leaves(body), key=len):
             remove(new, path)
         overlay(new, body)
         own(new, manager[0], "Apply", manager[1])

@@ -17,7 +17,7 @@ from agent.kube.client import ApiClient
 from agent.kube.endpoint import Endpoint, TokenSource
 from tests.fakes.apiserver import ApiServer
 
-QUICK = ControllerSettings(unsettled_seconds=0.03, settled_seconds=0.1, rest_seconds=0.01)
+QUICK = ControllerSettings(unsettled_seconds=0.03, settled_seconds=0.1, rest_seconds=0.01, ask_seconds=0.5)
 
 
 class Leading:
