@@ -41,7 +41,7 @@ def admit(needs: Iterable[tuple[Rank, ModelName, int]], budget_bytes: int) -> di
     free = budget_bytes
     for rank, name, need in sorted(needs):
         if rank is Rank.RESIDENT:
-            if need > free:
+            if need > max(free, 0):
                 shortages[name] = Shortage(Reason.OVER_COMMITTED, need, max(free, 0), budget_bytes)
             free -= need
         elif need > budget_bytes:
