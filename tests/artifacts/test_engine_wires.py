@@ -1,0 +1,151 @@
+"""The ways to an origin: TLS with a CA of our own, client certificates, proxies, IPv6, lost connections."""
+
+import socket
+import ssl
+
+import pytest
+import trustme
+
+from agent.artifacts.engine.engine import Engine
+from agent.core.errors import AgentError
+from agent.core.reasons import Reason
+from tests.artifacts.engine_orders import FAST, LARGE, SMALL, Orders
+from tests.fakes.faulty_origin import Fault, FaultyOrigin
+from tests.fakes.proxy import Proxy
+
+PATHS = ("/large", "/small", "/empty")
+
+
+@pytest.fixture
+def engine():
+    engine = Engine(FAST)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def ca():
+    return trustme.CA()
+
+
+@pytest.fixture
+def server_context(ca):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def client_context(ca):
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    return context
+
+
+async def all_of(origin, engine, folder, **provider):
+    for path, content in zip(PATHS, (LARGE, SMALL, b""), strict=True):
+        origin.put(path, content)
+    orders = Orders(origin, folder, **provider)
+    await engine.move(await orders.of(*PATHS))
+    assert [orders.read(path) for path in PATHS] == [LARGE, SMALL, b""]
+
+
+async def test_tls_with_a_ca_of_our_own(engine, tmp_path, server_context, client_context):
+    with FaultyOrigin(context=server_context) as origin:
+        await all_of(origin, engine, tmp_path, ssl_context=client_context)
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault(cut=3_000_000), Fault(reset=3_000_000), Fault(hang_up=True)], ids=repr
+)
+async def test_tls_that_breaks_off_is_got_over(engine, tmp_path, server_context, client_context, fault):
+    with FaultyOrigin(context=server_context) as origin:
+        origin.put("/large", LARGE, [Fault(), fault, fault])
+        orders = Orders(origin, tmp_path, ssl_context=client_context)
+        await engine.move(await orders.of("/large"))
+        assert orders.read("/large") == LARGE
+
+
+async def test_tls_1_2_is_spoken_too(engine, tmp_path, server_context, client_context):
+    server_context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with FaultyOrigin(context=server_context) as origin:
+        await all_of(origin, engine, tmp_path, ssl_context=client_context)
+
+
+async def test_a_ca_that_is_not_trusted_is_a_tls_error_at_once(engine, tmp_path, server_context):
+    with FaultyOrigin(context=server_context) as origin:
+        origin.put("/small", SMALL)
+        orders = Orders(origin, tmp_path, ssl_context=ssl.create_default_context())
+        with pytest.raises(AgentError) as caught:
+            await engine.move(await orders.of("/small"))
+        assert caught.value.reason is Reason.TLS_ERROR
+        assert "127.0.0.1" in caught.value.message
+
+
+async def test_a_client_certificate_is_shown(engine, tmp_path, ca, server_context, client_context):
+    server_context.verify_mode = ssl.CERT_REQUIRED
+    ca.configure_trust(server_context)
+    ca.issue_cert("client.test").configure_cert(client_context)
+    with FaultyOrigin(context=server_context) as origin:
+        await all_of(origin, engine, tmp_path, ssl_context=client_context)
+
+
+async def test_https_goes_through_a_connect_proxy_with_its_password(
+    engine, tmp_path, server_context, client_context
+):
+    with FaultyOrigin(context=server_context) as origin, Proxy(password="s3cret&") as proxy:
+        url = proxy.url.replace("&", "%26")
+        await all_of(origin, engine, tmp_path, ssl_context=client_context, proxy=url)
+        assert {line.split()[0] for line in proxy.asked} == {"CONNECT"}
+
+
+async def test_http_goes_through_a_proxy_in_absolute_form(engine, tmp_path):
+    with FaultyOrigin() as origin, Proxy(password="s3cret") as proxy:
+        await all_of(origin, engine, tmp_path, proxy=proxy.url)
+        assert all(line.startswith("GET http://127.0.0.1") for line in proxy.asked)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"), [(407, Reason.ACCESS_DENIED), (502, Reason.STORAGE_UNAVAILABLE)]
+)
+async def test_a_proxy_that_refuses_is_named_without_its_password(
+    engine, tmp_path, server_context, client_context, status, reason
+):
+    with FaultyOrigin(context=server_context) as origin, Proxy(password="s3cret", refuse=status) as proxy:
+        origin.put("/small", SMALL)
+        orders = Orders(origin, tmp_path, ssl_context=client_context, proxy=proxy.url)
+        with pytest.raises(AgentError) as caught:
+            await engine.move(await orders.of("/small"))
+        assert caught.value.reason is reason
+        assert "proxy 127.0.0.1" in caught.value.message
+        assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
+async def test_ipv6_literals_are_reached(engine, tmp_path):
+    with FaultyOrigin(host="::1") as origin:
+        await all_of(origin, engine, tmp_path)
+
+
+async def test_nobody_listening_is_unavailable_and_names_the_place(engine, tmp_path):
+    with FaultyOrigin() as origin:
+        origin.put("/small", SMALL)
+        orders = Orders(origin, tmp_path)
+        wanted = await orders.of("/small")
+    with pytest.raises(AgentError) as caught:
+        await engine.move(wanted)
+    assert caught.value.reason is Reason.STORAGE_UNAVAILABLE
+    assert f"127.0.0.1:{origin.port}" in caught.value.message
+
+
+async def test_a_connection_that_was_closed_while_idle_is_replaced_unseen(engine, tmp_path):
+    with FaultyOrigin() as origin:
+        for number in range(40):
+            origin.put(f"/{number}", SMALL, [Fault(), Fault(hang_up=True)] if number % 3 == 0 else [])
+        orders = Orders(origin, tmp_path)
+        paths = [f"/{number}" for number in range(40)]
+        await engine.move(await orders.of(*paths))
+        for number in range(0, 40, 3):
+            (tmp_path / str(number)).unlink()
+        await engine.move(await orders.of(*paths[::3]))
+        assert all(orders.read(path) == SMALL for path in paths)

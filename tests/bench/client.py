@@ -1,0 +1,103 @@
+"""The agent's own side of the download benchmark, as a process: fetch all files of a case, checks on.
+
+    python -m tests.bench.client MODE BASE-URL CA DEST PATH...
+
+MODE `move` ends when every file is verified and in place, as the peers end; `fetch` goes through the
+whole of the fetch and the store, fsync and manifest included.
+"""
+
+import asyncio
+import contextlib
+import ssl
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.artifacts.engine.engine import Engine
+from agent.artifacts.engine.settings import EngineSettings
+from agent.artifacts.fetch import Fetcher, judge
+from agent.artifacts.orders import Moved, Order
+from agent.artifacts.progress import Meter, Progress
+from agent.artifacts.store import Store
+from agent.storage.base import HttpSource, Listing, RemoteObject
+from tests.fakes.origin_provider import OriginAnswers
+
+
+class Static:
+    """Objects as listed by the benchmark: path, size and the ETag that nginx makes of time and size."""
+
+    def __init__(self, base: str, ca: str, files: Path, paths: Sequence[str]) -> None:
+        self._base = base
+        self._context = ssl.create_default_context(cafile=ca) if base.startswith("https") else None
+        self._objects = tuple(self._object(files / path, path) for path in paths)
+
+    def _object(self, file: Path, path: str) -> RemoteObject:
+        stat = file.stat()
+        etag = f'"{int(stat.st_mtime):x}-{stat.st_size:x}"'
+        return RemoteObject(path, path, stat.st_size, f"{self._base}/{path} {etag}")
+
+    async def resolve(self, uri: str) -> Listing:
+        return Listing(self._objects)
+
+    async def source(self, obj: RemoteObject) -> HttpSource:
+        etag = obj.identity.rpartition(" ")[2]
+        return HttpSource(
+            url=f"{self._base}/bench/{obj.key}",
+            answers=OriginAnswers(),
+            headers={"If-Match": etag},
+            expect={"etag": etag},
+            ssl_context=self._context,
+        )
+
+    async def close(self) -> None:
+        return
+
+
+async def move(provider: Static, dest: Path, engine: Engine) -> None:
+    listing = await provider.resolve("")
+    for folder in {(dest / obj.path).parent for obj in listing.objects}:
+        folder.mkdir(parents=True, exist_ok=True)
+    await engine.move([order(provider, dest, number, obj) for number, obj in enumerate(listing.objects)])
+
+
+def order(provider: Static, dest: Path, number: int, obj: RemoteObject) -> Order:
+    partial = dest / f".agent-part-{number}"
+
+    async def source() -> HttpSource:
+        return await provider.source(obj)
+
+    def settle(moved: Moved) -> None:
+        problem, _ = judge(obj, moved)
+        if problem:
+            raise SystemExit(problem)
+        partial.rename(dest / obj.path)
+
+    return Order(obj, source, partial, dest / f".agent-journal-{number}", Meter(), settle)
+
+
+async def main() -> None:
+    mode, base, ca, dest, files, *paths = sys.argv[1:]
+    provider = Static(base, ca, Path(files).parent, paths or list_of(Path(files)))
+    import os  # noqa: PLC0415
+
+    engine = Engine(EngineSettings(**eval(os.environ.get("ENGINE", "{}"))))  # noqa: S307
+    began = time.perf_counter()
+    if mode == "move":
+        await move(provider, Path(dest), engine)
+        engine.close()
+    else:
+        with contextlib.closing(Store.open(Path(dest) / "models", Path(dest) / "store")) as store:
+            fetcher = Fetcher(lambda _: provider, store, engine)
+            await fetcher.fetch(f"{base}/", Progress(), relist=True)
+            await fetcher.close()
+    print(f"{time.perf_counter() - began:.3f}")
+
+
+def list_of(files: Path) -> list[str]:
+    case = files.name
+    return [f"{case}/{path.name}" for path in sorted(files.iterdir())]
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
