@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from agent.core.explanations import EXPLANATIONS
 from agent.settings import FLAGS
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -17,7 +18,15 @@ def flags() -> str:
     return "\n".join(["| flag | environment | default | meaning |", "|---|---|---|---|", *rows])
 
 
-TABLES: dict[str, Callable[[], str]] = {"flags": flags}
+def reasons() -> str:
+    rows = [
+        f"| `{reason}` | {told.meaning} | {told.cause} | {told.remedy} |"
+        for reason, told in EXPLANATIONS.items()
+    ]
+    return "\n".join(["| reason | what it means | usual cause | what to do |", "|---|---|---|---|", *rows])
+
+
+TABLES: dict[str, Callable[[], str]] = {"flags": flags, "reasons": reasons}
 
 
 def section(name: str) -> re.Pattern[str]:

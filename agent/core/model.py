@@ -98,6 +98,17 @@ class ObservedState:
         told = self.told.get(name)
         return told if told is not None and told.confirmed and name in self.loaded else None
 
+    def held_bytes(self, name: ModelName, spec: ModelSpec | None) -> int:
+        """Return what the server holds under *name*, of which *spec* is wanted, while no action runs there."""
+        if name not in self.loaded and name not in self.moving:
+            return 0
+        told = self.told.get(name)
+        if told is None:  # loaded by somebody else: only counted where the name is ours to manage
+            return spec.memory_bytes if spec is not None else 0
+        if spec is not None and self.settled(name, spec):
+            return spec.memory_bytes
+        return told.memory_bytes
+
     def settled(self, name: ModelName, spec: ModelSpec) -> bool:
         """Whether the server confirmed exactly the revision that *spec* means, as far as was listed."""
         stored = self.stored.get(spec.storage_uri)

@@ -195,15 +195,7 @@ class _Draft:
 
     def _held_bytes(self, name: ModelName) -> int:
         """Return what the server holds under *name* while no action of ours runs there."""
-        told = self._seen.told.get(name)
-        spec = self._models.get(name)
-        if name not in self._seen.loaded and name not in self._seen.moving:
-            return 0
-        if told is None:  # loaded by somebody else: only counted where the name is ours to manage
-            return spec.memory_bytes if spec is not None else 0
-        if spec is not None and self._seen.settled(name, spec):
-            return spec.memory_bytes
-        return told.memory_bytes
+        return self._seen.held_bytes(name, self._models.get(name))
 
     def admit_all(self, waited: frozenset[ModelName]) -> None:
         self._reserved = self._count_reserved()

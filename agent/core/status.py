@@ -45,7 +45,8 @@ class ModelStatus:
     """Everything said of one model, but for the progress of a running download.
 
     `revision` is the wanted one, `served_revision` the one the server confirmed; None where not known.
-    `next_retry` is monotonic seconds; `attempts` counts the tries that failed in a row.
+    `next_retry` is monotonic seconds; `attempts` counts the tries that failed in a row. `held_bytes` is what
+    the budget counts for this name now, `shortage` the sum that it waits for.
     """
 
     name: ModelName
@@ -59,6 +60,8 @@ class ModelStatus:
     attempts: int
     next_retry: float | None
     conditions: tuple[Condition, ...]
+    held_bytes: int = 0
+    shortage: Shortage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,15 @@ def model_status(
         attempts=hold.failures if hold is not None else 0,
         next_retry=hold.until if hold is not None and facts.running is None else None,
         conditions=carried_over(fresh, before.conditions if before is not None else (), now),
+        held_bytes=_held_bytes(facts, observed),
+        shortage=verdict.shortage if verdict is not None and facts.running is None else None,
     )
+
+
+def _held_bytes(facts: Facts, observed: ObservedState) -> int:
+    if isinstance(facts.running, Load):
+        return facts.running.replaces_bytes + facts.running.spec.memory_bytes
+    return observed.held_bytes(facts.name, facts.spec)
 
 
 def _still_served(facts: Facts, before: ModelStatus | None, *, ready: bool) -> Revision | None:

@@ -251,8 +251,8 @@ class Reconciler:
             return  # it leaves the board with the next plan
         verdict = self._verdicts.get(name)
         stored = observed.stored.get(spec.storage_uri) if spec is not None else None
-        loaded = name in observed.loaded
-        made_of = (spec, verdict, running, stored, observed.told.get(name), loaded)
+        there = (name in observed.loaded, name in observed.moving)
+        made_of = (spec, verdict, running, stored, observed.told.get(name), there)
         if self._prints.get(name) == made_of:
             return
         self._prints[name] = made_of
