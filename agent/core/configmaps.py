@@ -42,7 +42,6 @@ def config_map(parent: str, namespace: str, shard: Shard, models: Sequence[Train
                 "name": owner.name,
                 "uid": owner.uid,
                 "controller": True,
-                "blockOwnerDeletion": True,
             }
         ]
     return {

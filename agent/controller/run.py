@@ -1,0 +1,110 @@
+"""`model-agent controller` without its flags: a client, a lease, the controller, and a port for probes."""
+
+import asyncio
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+from agent.controller.loop import Controller, ControllerSettings
+from agent.kube.client import ApiClient
+from agent.kube.endpoint import Endpoint, from_kubeconfig, in_cluster
+from agent.kube.lease import Lease
+
+log = logging.getLogger("agent.controller")
+
+LEASE_NAME = "model-agent-controller"
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerOptions:
+    """What the command line says. Without *kubeconfig* the pod's service account is used.
+
+    *namespace* is that of the lease, by default where we are. Probes are answered on *probe_port*; 0 is
+    any free one.
+    """
+
+    kubeconfig: Path | None = None
+    context: str | None = None
+    namespace: str | None = None
+    probe_host: str = "0.0.0.0"  # noqa: S104 - the kubelet asks from outside the pod
+    probe_port: int = 8081
+    settings: ControllerSettings = field(default_factory=ControllerSettings)
+
+
+class Always:
+    """Leadership of one that needs no lease: two controllers of Loaded conditions agree."""
+
+    held = True
+
+
+async def run_controller(options: ControllerOptions, environ: Mapping[str, str], stop: asyncio.Event) -> int:
+    """Run until *stop* is set (exit code 0) or the lease is lost (1: start again).
+
+    Raises TerminalError where there is no way to reach an API server.
+    """
+    endpoint = await asyncio.to_thread(_endpoint, options, environ)
+    identity = f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, trust_env=False) as session:
+        client = ApiClient(endpoint, session)
+        lease = Lease(client, options.namespace or endpoint.namespace, LEASE_NAME, identity)
+        leadership = Always() if options.settings.status_only else lease
+        controller = Controller(client, session, leadership, options.settings)
+        runner = await _probes(controller, options)
+        try:
+            return await _run(controller, lease, leadership, stop)
+        finally:
+            await runner.cleanup()
+            await lease.release()
+
+
+async def _run(controller: Controller, lease: Lease, leadership: object, stop: asyncio.Event) -> int:
+    async with asyncio.TaskGroup() as group:
+        ends = [group.create_task(stop.wait(), name="stop")]
+        work = []
+        if leadership is lease:
+            contending = group.create_task(lease.run(), name="lease")
+            acquired = group.create_task(lease.acquire(), name="acquire")
+            await asyncio.wait([acquired, contending, *ends], return_when=asyncio.FIRST_COMPLETED)
+            work += [contending, acquired]
+        if not stop.is_set():
+            work.append(group.create_task(controller.run(), name="controller"))
+        await asyncio.wait([*ends, *work[:1]], return_when=asyncio.FIRST_COMPLETED)
+        for task in (*ends, *work):
+            task.cancel()
+    return 0 if stop.is_set() else 1
+
+
+def _endpoint(options: ControllerOptions, environ: Mapping[str, str]) -> Endpoint:
+    path = options.kubeconfig
+    if path is None and "KUBERNETES_SERVICE_HOST" not in environ and environ.get("KUBECONFIG"):
+        path = Path(environ["KUBECONFIG"].partition(os.pathsep)[0])
+    if path is None:
+        return in_cluster(environ)
+    return from_kubeconfig(path, environ, options.context)
+
+
+async def _probes(controller: Controller, options: ControllerOptions) -> web.AppRunner:
+    """Answer /healthz always, and /readyz once everything was read or another leads."""
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    async def readyz(_: web.Request) -> web.Response:
+        words = "ok" if controller.view.ready else "waiting for the lease, or for the first lists"
+        return web.Response(text=words)
+
+    app = web.Application()
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    await web.TCPSite(runner, options.probe_host, options.probe_port).start()
+    return runner

@@ -1,0 +1,49 @@
+"""AdmissionReview in, AdmissionReview out; v1 and v1beta1 (kserve-contract §2.2)."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from agent.core.validation import faults
+
+VERSIONS = ("admission.k8s.io/v1", "admission.k8s.io/v1beta1")
+
+
+class ReviewError(ValueError):
+    """The body is no AdmissionReview; the message says what is missing."""
+
+
+def answer(body: bytes) -> dict[str, Any]:
+    """Return the answer to a review. Raises ReviewError.
+
+    A refusal tells the first fault alone, as KServe's webhook does; what is deleted is always allowed.
+    """
+    review = _parsed(body)
+    request = review["request"]
+    message = None
+    if request.get("operation") in {"CREATE", "UPDATE"}:
+        obj, old = request.get("object"), request.get("oldObject")
+        if not isinstance(obj, Mapping):
+            raise ReviewError("request.object is missing")
+        update = request["operation"] == "UPDATE"
+        found = faults(obj, old if update and isinstance(old, Mapping) else None)
+        message = found[0].message if found else None
+    response: dict[str, Any] = {"uid": request["uid"], "allowed": message is None}
+    if message is not None:
+        response["status"] = {"code": 403, "reason": "Forbidden", "message": message}
+    return {"apiVersion": review["apiVersion"], "kind": "AdmissionReview", "response": response}
+
+
+def _parsed(body: bytes) -> Mapping[str, Any]:
+    try:
+        review = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ReviewError("the body is no JSON") from error
+    if not isinstance(review, Mapping) or review.get("kind") != "AdmissionReview":
+        raise ReviewError("the body is no AdmissionReview")
+    if review.get("apiVersion") not in VERSIONS:
+        raise ReviewError(f"apiVersion must be one of {', '.join(VERSIONS)}")
+    request = review.get("request")
+    if not isinstance(request, Mapping) or not isinstance(request.get("uid"), str):
+        raise ReviewError("request.uid is missing")
+    return review

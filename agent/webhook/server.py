@@ -1,0 +1,107 @@
+"""The admission webhook over HTTPS, its certificate read again when the file changes.
+
+It answers 400 or 413 to what is no review, and never holds a connection longer than ten seconds.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+
+from aiohttp import web
+
+from agent.core.errors import TerminalError
+from agent.core.reasons import Reason
+from agent.webhook.review import ReviewError, answer
+
+log = logging.getLogger("agent.webhook")
+
+PATH = "/validate-serving-kserve-io-v1alpha1-trainedmodel"
+LARGEST_REVIEW = 3 * 1024 * 1024 - 1
+BODY_SECONDS = 10.0
+_RELOAD_SECONDS = 10.0
+
+
+def make_app() -> web.Application:
+    """Return the webhook without its TLS: the review's path and /healthz."""
+    app = web.Application(client_max_size=LARGEST_REVIEW)
+    app.router.add_post(PATH, _review)
+    app.router.add_get("/healthz", _healthz)
+    return app
+
+
+async def serve_webhook(
+    host: str,
+    port: int,
+    certificate: Path,
+    key: Path,
+    *,
+    reload_seconds: float = _RELOAD_SECONDS,
+    listening: asyncio.Future[int] | None = None,
+) -> None:
+    """Serve until cancelled; *listening* is given the port. Raises TerminalError for a bad certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise TerminalError(
+            Reason.TLS_ERROR, f"the webhook's certificate {certificate} cannot be used: {_words(error)}"
+        ) from error
+    runner = web.AppRunner(make_app(), access_log=None, shutdown_timeout=5.0)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port, ssl_context=context)
+        await site.start()
+        if listening is not None:
+            listening.set_result(runner.addresses[0][1])
+        await _reload(context, (certificate, key), reload_seconds)
+    finally:
+        await runner.cleanup()
+
+
+async def _reload(context: ssl.SSLContext, files: Sequence[Path], seconds: float) -> None:
+    """Load the certificate again whenever its files are others; a bad one leaves the old in use."""
+    loaded = await asyncio.to_thread(_stamp, files)
+    while True:
+        await asyncio.sleep(seconds)
+        stamp = await asyncio.to_thread(_stamp, files)
+        if stamp == loaded:
+            continue
+        loaded = stamp
+        try:
+            probe = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            await asyncio.to_thread(probe.load_cert_chain, files[0], files[1])
+            await asyncio.to_thread(context.load_cert_chain, files[0], files[1])
+        except (OSError, ssl.SSLError) as error:
+            log.warning(
+                "the new certificate cannot be used; the old one stays", extra={"problem": _words(error)}
+            )
+        else:
+            log.info("the certificate was read again")
+
+
+def _stamp(files: Sequence[Path]) -> list[bytes | None]:
+    """Return what tells whether files are others: their bytes, for they are small."""
+    return [path.read_bytes() if path.exists() else None for path in files]
+
+
+async def _review(request: web.Request) -> web.Response:
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            body = await request.read()
+    except TimeoutError:
+        return web.Response(status=400, text="the body did not come in time")
+    try:
+        return web.json_response(answer(body))
+    except ReviewError as error:
+        return web.Response(status=400, text=str(error))
+
+
+async def _healthz(_: web.Request) -> web.Response:
+    return web.Response(text="ok")
+
+
+def _words(error: OSError) -> str:
+    return error.strerror or type(error).__name__

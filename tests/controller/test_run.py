@@ -1,0 +1,71 @@
+import asyncio
+
+import pytest
+import yaml
+
+from agent.controller.run import ControllerOptions, run_controller
+from agent.core.errors import TerminalError
+from tests.core.trainedmodels import trained_model
+from tests.fakes.cluster import QUICK
+
+
+@pytest.fixture
+def options(cluster, tmp_path):
+    path = tmp_path / "config"
+    config = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "k", "namespace": "default"}}],
+        "clusters": [{"name": "k", "cluster": {"server": cluster.server.url}}],
+    }
+    path.write_text(yaml.safe_dump(config))
+    return ControllerOptions(kubeconfig=path, probe_host="127.0.0.1", probe_port=0, settings=QUICK)
+
+
+async def test_it_runs_from_a_kubeconfig_and_gives_its_lease_up_when_told_to_stop(cluster, options):
+    cluster.server.put(trained_model("m"))
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(run_controller(options, {}, stop))
+        await cluster.until(lambda: cluster.ready("m"))
+        assert cluster.server.get("Lease", "model-agent-controller")["spec"]["holderIdentity"]
+        stop.set()
+        async with asyncio.timeout(5):
+            assert await running == 0
+    assert cluster.server.get("Lease", "model-agent-controller")["spec"]["holderIdentity"] == ""
+
+
+async def test_the_second_of_two_waits_and_takes_over_when_the_first_stops(cluster, options):
+    stops = [asyncio.Event(), asyncio.Event()]
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(run_controller(options, {}, stops[0]))
+        await cluster.until(lambda: cluster.models() == [])
+        second = group.create_task(run_controller(options, {}, stops[1]))
+        holder = cluster.server.get("Lease", "model-agent-controller")["spec"]["holderIdentity"]
+        stops[0].set()
+        assert await first == 0
+        cluster.server.put(trained_model("m"))
+        await cluster.until(lambda: cluster.ready("m"))
+        assert cluster.server.get("Lease", "model-agent-controller")["spec"]["holderIdentity"] != holder
+        stops[1].set()
+        assert await second == 0
+
+
+async def test_one_told_to_stop_while_it_waits_for_the_lease_ends_at_once(cluster, options):
+    spec = {"holderIdentity": "other", "leaseDurationSeconds": 60, "renewTime": "2026-01-01T00:00:00.000000Z"}
+    metadata = {"name": "model-agent-controller", "namespace": "default"}
+    cluster.server.put(
+        {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
+    )
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(run_controller(options, {}, stop))
+        await cluster.until(lambda: cluster.server.counted("get")["get", "coordination.k8s.io", "leases"])
+        stop.set()
+        async with asyncio.timeout(5):
+            assert await running == 0
+    assert cluster.server.writes == []
+
+
+async def test_without_any_way_to_a_server_it_says_what_to_give():
+    with pytest.raises(TerminalError, match="--kubeconfig"):
+        await run_controller(ControllerOptions(), {}, asyncio.Event())
