@@ -67,10 +67,12 @@ class ConfigKeeper:
         except ConfigError as error:
             self._refuse(error.reason, error.message, found.digest)
             return
-        if self.desired is None or desired.models != self.desired.models:
-            await asyncio.to_thread(self._store.remember_document, to_document(desired.models))
+        before = self.desired
         self._accept(desired)
         want(desired)
+        if before is None or desired.models != before.models:
+            # After it is acted on: keeping it waits for the disk, and a start in between reads the mount.
+            await asyncio.to_thread(self._store.remember_document, to_document(desired.models))
 
     def start_from(self, desired: DesiredState) -> None:
         """Go on with what was accepted before this start, until a good document is there."""
