@@ -36,6 +36,12 @@ lint: $(STAMP)
 soak: $(STAMP) servers
 	$(BIN)/python -m pytest -m soak
 
+## bench: how fast bytes come, beside the native tools; takes a quarter of an hour
+bench: $(STAMP)
+	tests/bench/peers.sh
+	$(BIN)/python -m tests.bench.download --json bench-download.json
+	$(BIN)/python -m tests.bench.resume
+
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 

@@ -15,9 +15,10 @@ from typing import Literal, cast
 from aiohttp import web
 
 from agent.aio.wakeup import Wakeup
+from agent.artifacts.engine.engine import Engine
+from agent.artifacts.engine.settings import EngineSettings
 from agent.artifacts.fetch import Fetcher
 from agent.artifacts.store import Store
-from agent.artifacts.transfer import StreamMover
 from agent.core.disk import DiskPolicy
 from agent.core.errors import AgentError, TerminalError
 from agent.core.model import DesiredState
@@ -136,7 +137,14 @@ class Sidecar:
         providers = Providers(self._environ, settings.allowed_roots)
         policy = DiskPolicy(budget_bytes=settings.disk_budget)
         room = Room(store, lambda: reconciler.wanted_uris(), policy)  # noqa: PLW0108 - made below
-        fetcher = Fetcher(providers, store, StreamMover(), make_room=room.make)
+        engine = Engine(
+            EngineSettings(
+                max_connections=settings.max_connections,
+                bandwidth_limit=settings.bandwidth_limit,
+                min_rate=settings.min_rate,
+            )
+        )
+        fetcher = Fetcher(providers, store, engine, make_room=room.make)
         wakeup = Wakeup()
         link = ServerLink(self._server(), lambda: self._server_changed(link, wakeup))
         pod = Pod(store, fetcher, link, self._clock.now)

@@ -153,6 +153,19 @@ FLAGS: tuple[Flag, ...] = (
     Flag("resync-interval", duration, "30s", "longest time until a lost event is noticed"),
     Flag("refresh-interval", duration, "0", "list the storage again this often to find new bytes; 0: never"),
     Flag("max-concurrent-downloads", count, "4", "models downloaded at once"),
+    Flag(
+        "max-connections",
+        count,
+        "16",
+        "connections to storage at once, shared by all downloads; one model uses at most half",
+    ),
+    Flag("bandwidth-limit", memory, "none", "bytes a second for all downloads together, or none"),
+    Flag(
+        "min-rate",
+        amount,
+        "64Ki",
+        "bytes a second below which a connection is given up after a minute, unless many share a line",
+    ),
     Flag("load-timeout", duration, "10m", "longest time for one load"),
     Flag(
         "max-removal", optional_count, "none", "refuse a document that removes more models than this at once"
@@ -231,6 +244,9 @@ class Settings:
     resync_interval: float
     refresh_interval: float
     max_concurrent_downloads: int
+    max_connections: int
+    bandwidth_limit: int | None
+    min_rate: int
     load_timeout: float
     max_removal: int | None
     ready_when: str

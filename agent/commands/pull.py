@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.app import Providers
+from agent.artifacts.engine.engine import Engine
 from agent.artifacts.fetch import Fetcher
 from agent.artifacts.manifest import Manifest
 from agent.artifacts.progress import Progress
 from agent.artifacts.store import Store
-from agent.artifacts.transfer import StreamMover
 from agent.core import uri as uris
 from agent.core import words
 from agent.core.errors import AgentError
@@ -63,7 +63,7 @@ async def _pull(uri: str, folder: Path, environ: Mapping[str, str]) -> None:
     providers = Providers(environ, (Path("/"),))
     began = time.monotonic()
     with Store.open(folder / STORE / "models", folder / STORE) as store:
-        fetcher = Fetcher(providers, store, StreamMover())
+        fetcher = Fetcher(providers, store, Engine())
         progress = Progress(began)
         telling = asyncio.create_task(_tell(progress), name="progress")
         try:

@@ -14,7 +14,6 @@ from agent.artifacts.engine.settings import EngineSettings
 from agent.artifacts.fetch import Fetcher
 from agent.artifacts.progress import Progress
 from agent.artifacts.store import Store
-from agent.artifacts.transfer import StreamMover
 from agent.core.errors import RetryableError, TerminalError
 from agent.core.reasons import Reason
 from tests.fakes.faulty_origin import Fault, FaultyOrigin
@@ -39,11 +38,9 @@ def provider(origin):
     return OriginProvider(origin)
 
 
-@pytest.fixture(params=["stream", "engine"])
-def mover(request):
-    if request.param == "stream":
-        return StreamMover(stall_seconds=2)
-    return Engine(EngineSettings(stall_seconds=2))
+@pytest.fixture
+def mover():
+    return Engine(EngineSettings(stall_seconds=1))
 
 
 @pytest.fixture
@@ -266,7 +263,7 @@ async def test_no_room_is_told_with_the_numbers_before_a_byte_is_asked_for(origi
 
     store = Small.open(tmp_path / "models", tmp_path / "store")
     wanted = []
-    fetcher = Fetcher(lambda _: provider, store, StreamMover(), make_room=wanted.append)
+    fetcher = Fetcher(lambda _: provider, store, Engine(), make_room=wanted.append)
     origin.put("/m/a", CONTENT)
     with pytest.raises(RetryableError) as caught:
         await fetch(fetcher, f"{origin.url}/m/")

@@ -1,6 +1,6 @@
 """How fast bytes come, beside the native tools, in one run:
 
-    python -m tests.bench.download [--scale 0.25] [--rounds 5] [--cases ABC] [--schemes http,https,s3] [--json FILE]
+    python -m tests.bench.download [--scale 0.25] [--rounds 5] [--cases ABC] [--schemes http,https,s3]
 
 Rounds are interleaved, the origin's files are in the page cache, and nobody syncs but `agent fetch`, which
 is the whole way into the store. Wall seconds include the start of the process. Prints medians with min and

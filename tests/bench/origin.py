@@ -1,4 +1,4 @@
-"""The origin of the download benchmark: nginx on free ports of 127.0.0.1, plain and TLS, also as anonymous S3."""
+"""The origin of the download benchmark: nginx on free ports, plain and TLS, also as anonymous S3."""
 
 import contextlib
 import hashlib
@@ -19,7 +19,8 @@ CONFIG = """
 daemon off; worker_processes 2; pid {home}/pid; error_log {home}/error.log warn;
 events {{ worker_connections 512; }}
 http {{
-  access_log off; sendfile on; tcp_nopush on; tcp_nodelay on; keepalive_requests 1000000; keepalive_timeout 60;
+  access_log off; sendfile on; tcp_nopush on; tcp_nodelay on;
+  keepalive_requests 1000000; keepalive_timeout 60;
   default_type application/octet-stream; open_file_cache max=10000;
   client_body_temp_path {home}/body; proxy_temp_path {home}/proxy; fastcgi_temp_path {home}/fcgi;
   uwsgi_temp_path {home}/uwsgi; scgi_temp_path {home}/scgi;
