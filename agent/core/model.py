@@ -99,7 +99,7 @@ class ObservedState:
         return told if told is not None and told.confirmed and name in self.loaded else None
 
     def held_bytes(self, name: ModelName, spec: ModelSpec | None) -> int:
-        """Return what the server holds under *name*, of which *spec* is wanted, while no action runs there."""
+        """Return what the server holds under *name*, wanted as *spec*, while no action runs there."""
         if name not in self.loaded and name not in self.moving:
             return 0
         told = self.told.get(name)

@@ -5,10 +5,12 @@ as the set of models (law 9); all calls are made on the event loop's thread.
 """
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.core import uri, words
+from agent.core.history import History, noted
 from agent.core.model import ModelName, Rejection
 from agent.core.reasons import Reason
 from agent.core.status import ModelStatus, Phase, ProgressReading
@@ -54,10 +56,17 @@ class Board:
     """The newest word on config, server, memory and every model; `version` grows with each change.
 
     `missing` tells what readiness still waits for, nothing once it is there. `turned_at` is the
-    monotonic time at which the reconciler last went round.
+    monotonic time at which the reconciler last went round, `planned_digest` the document that its last
+    plan was made from. `histories` holds what happened to each model, bounded.
     """
 
-    def __init__(self, config: ConfigWord, server: ServerWord, memory: MemoryWord) -> None:
+    def __init__(
+        self,
+        config: ConfigWord,
+        server: ServerWord,
+        memory: MemoryWord,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self.config = config
         self.server = server
         self.memory = memory
@@ -66,13 +75,21 @@ class Board:
         self.version = 0
         self.missing: Callable[[], tuple[str, ...]] = lambda: ("the agent is starting",)
         self.turned_at = float("-inf")
+        self.planned_digest: str | None = None
+        self.histories: dict[ModelName, History] = {}
+        self._wall = wall
         self._watchers: list[Watcher] = []
+        self._head_watchers: list[Callable[[], None]] = []
         self._failing: dict[ModelName, Reason | None] = {}
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """Call *watcher* with each model that changes (None: it is gone); returns how to stop that."""
         self._watchers.append(watcher)
         return lambda: self._watchers.remove(watcher)
+
+    def watch_head(self, watcher: Callable[[], None]) -> None:
+        """Call *watcher* after each change of what is said of config, server and memory."""
+        self._head_watchers.append(watcher)
 
     def say(
         self,
@@ -86,6 +103,8 @@ class Board:
         if fresh != (self.config, self.server, self.memory):
             self.config, self.server, self.memory = fresh
             self.version += 1
+            for watcher in self._head_watchers:
+                watcher()
 
     def post(self, status: ModelStatus) -> None:
         """Put up the newest word on a model; logs a line where its story went on."""
@@ -93,6 +112,7 @@ class Board:
         if before == status:
             return
         self.models[status.name] = status
+        self.histories[status.name] = noted(self.histories.get(status.name, ()), status, self._wall())
         self.version += 1
         if before is None or (before.phase, before.reason) != (status.phase, status.reason):
             self._tell(status)
@@ -105,6 +125,7 @@ class Board:
             return
         self.version += 1
         self._failing.pop(name, None)
+        self.histories.pop(name, None)
         log.info("model is gone", extra={"model": name})
         for watcher in self._watchers:
             watcher(name, None)

@@ -11,6 +11,8 @@ from typing import Any
 
 from agent.core import uri
 from agent.core.conditions import Condition
+from agent.core.explain import Answer, MemorySum, explain
+from agent.core.history import Transition
 from agent.core.model import ModelName, ModelSpec
 from agent.core.status import ModelStatus, Phase, ProgressReading
 from agent.telemetry.board import Board
@@ -62,6 +64,18 @@ class Renderer:
         self._pieces[status.name] = (status, piece)
         return piece
 
+    def explained(self, status: ModelStatus) -> bytes:
+        """Return one model with its explanation and its history."""
+        history = self._board.histories.get(status.name, ())
+        answer = explain(status, history, self._board.models.values())
+        return encoded(
+            self.model(status)
+            | {
+                "explanation": _answer(answer, self._unix),
+                "history": [_transition(each) for each in history],
+            }
+        )
+
     def model(self, status: ModelStatus) -> dict[str, Any]:
         """Return one model as values."""
         reading = self._board.progress(status.spec.storage_uri) if status.spec is not None else None
@@ -74,9 +88,10 @@ class Renderer:
             "spec": _spec(status.spec),
             "revision": status.revision,
             "servedRevision": status.served_revision,
+            "heldBytes": status.held_bytes,
             "progress": _progress(reading),
             "attempts": status.attempts,
-            "nextRetryTime": instant(None if status.next_retry is None else self._unix(status.next_retry)),
+            "nextRetryTime": _moment(status.next_retry, self._unix),
             "conditions": [_condition(condition) for condition in status.conditions],
         }
 
@@ -135,4 +150,45 @@ def _condition(condition: Condition) -> dict[str, Any]:
         "reason": condition.reason,
         "message": condition.message,
         "lastTransitionTime": instant(condition.since),
+    }
+
+
+def _moment(moment: float | None, unix: Callable[[float], float]) -> str | None:
+    return instant(None if moment is None else unix(moment))
+
+
+def _transition(each: Transition) -> dict[str, Any]:
+    return {
+        "time": instant(each.at),
+        "phase": each.phase,
+        "reason": each.reason,
+        "message": each.message,
+        "attempts": each.attempts,
+    }
+
+
+def _answer(answer: Answer, unix: Callable[[float], float]) -> dict[str, Any]:
+    told = answer.told
+    return {
+        "summary": answer.summary,
+        "since": instant(answer.since),
+        "meaning": told and told.meaning,
+        "cause": told and told.cause,
+        "remedy": told and told.remedy,
+        "waitsFor": answer.waits_for,
+        "nextStep": answer.next_step,
+        "nextTime": _moment(answer.next_at, unix),
+        "memory": answer.memory and _memory_sum(answer.memory),
+        "attempts": [_transition(each) for each in answer.attempts],
+    }
+
+
+def _memory_sum(memory: MemorySum) -> dict[str, Any]:
+    return {
+        "needBytes": memory.need_bytes,
+        "freeBytes": memory.free_bytes,
+        "budgetBytes": memory.budget_bytes,
+        "holders": [{"name": name, "bytes": held} for name, held in memory.holders],
+        "otherModels": memory.other_models,
+        "otherBytes": memory.other_bytes,
     }

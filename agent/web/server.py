@@ -48,12 +48,12 @@ class StatusSite:
         return _json(self._renderer.document(page[:limit], following))
 
     async def model(self, request: web.Request) -> web.Response:
-        """Answer with one model."""
+        """Answer with one model, its explanation and its history."""
         name = request.match_info["name"]
         status = self._board.models.get(ModelName(name))
         if status is None:
             return _error(404, "NotFound", f"no model named {name[:253]!r} is wanted or served")
-        return _json(self._renderer.piece(status))
+        return _json(self._renderer.explained(status))
 
     async def healthz(self, _: web.Request) -> web.Response:
         """Answer 200 while the loop turns."""

@@ -68,7 +68,20 @@ async def test_nothing_secret_of_a_uri_is_shown(served, client):
 async def test_one_model_is_what_the_document_says_of_it(served, client):
     url = await served(board_with(ready("a"), failed("b")))
     _, document = await get(client, f"{url}/status")
-    assert await get(client, f"{url}/status/b") == (200, document["models"][1])
+    status, model = await get(client, f"{url}/status/b")
+    assert status == 200
+    assert {key: model[key] for key in document["models"][1]} == document["models"][1]
+
+
+async def test_one_model_is_explained_and_has_its_history(served, client):
+    board = board_with(ready("b"))
+    board.post(failed("b"))
+    _, model = await get(client, f"{await served(board)}/status/b")
+    schema("Explained").validate(model)
+    assert [each["phase"] for each in model["history"]] == ["Ready", "Failed"]
+    assert model["explanation"]["attempts"] == model["history"][1:]
+    assert model["explanation"]["remedy"].startswith("Correct storageUri")
+    assert model["explanation"]["nextTime"] == model["nextRetryTime"]
 
 
 async def test_a_model_that_is_not_there_is_told_in_words(served, client):

@@ -1,0 +1,152 @@
+"""Why is this model not loaded? One answer for the status port, the page and the terminal. Pure.
+
+It says what is known, since when, what the agent does next and when, and what an operator can do.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from agent.core import words
+from agent.core.explanations import EXPLANATIONS
+from agent.core.history import History, Transition, failures
+from agent.core.model import ModelName
+from agent.core.reasons import Explanation, Reason
+from agent.core.status import ModelStatus, Phase
+
+MOST_HOLDERS = 10
+MOST_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySum:
+    """What the model needs and what is free for it, in bytes; `holders` are the largest of those who
+    hold the rest, `other_models` and `other_bytes` those who are not named."""  # noqa: D205, D209
+
+    need_bytes: int
+    free_bytes: int
+    budget_bytes: int
+    holders: tuple[tuple[ModelName, int], ...]
+    other_models: int
+    other_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer. `since` is Unix seconds, `next_at` monotonic ones, None where no time is set.
+
+    `next_step` is what the agent does next, `waits_for` what that needs. `attempts` are the last tries
+    that failed, oldest first. `told` is the reason's entry; None where there is nothing to explain.
+    """
+
+    summary: str
+    since: float | None
+    next_step: str
+    next_at: float | None
+    waits_for: str | None
+    memory: MemorySum | None
+    attempts: History
+    told: Explanation | None
+
+
+def explain(status: ModelStatus, history: History, others: Iterable[ModelStatus]) -> Answer:
+    """Explain how *status* stands. *others* are all models of the pod, this one may be among them."""
+    return Answer(
+        summary=_summary(status),
+        since=_since(status, history),
+        next_step=_next_step(status),
+        next_at=status.next_retry,
+        waits_for=_waits_for(status),
+        memory=_memory(status, others),
+        attempts=failures(history)[-MOST_ATTEMPTS:],
+        told=EXPLANATIONS[status.reason] if status.reason is not None else None,
+    )
+
+
+def _summary(status: ModelStatus) -> str:
+    if status.reason is None:
+        return "Ready: the model server confirms the wanted revision."
+    serves = " An older revision keeps serving." if status.ready and status.phase is not Phase.READY else ""
+    why = status.message or EXPLANATIONS[status.reason].meaning.rstrip(".")
+    tries = f" {status.attempts} tries have failed in a row." if status.attempts > 1 else ""
+    return f"{status.phase}: {why[0].upper()}{why[1:]}.{tries}{serves if 'serving' not in why else ''}"
+
+
+def _since(status: ModelStatus, history: History) -> float | None:
+    """Return when the present trouble, or the present state, began: retries do not begin it anew."""
+    begun: Transition | None = None
+    for each in reversed(history):
+        if (each.phase is Phase.READY and each.reason is None) != (status.reason is None):
+            break
+        if status.attempts == 0 and (each.phase, each.reason) != (status.phase, status.reason):
+            break
+        begun = each
+    return begun.at if begun is not None else None
+
+
+def _next_step(status: ModelStatus) -> str:
+    match status.phase:
+        case Phase.READY:
+            return "Keep it: nothing is to be done." if status.reason is None else "Keep what serves."
+        case Phase.DOWNLOADING:
+            return "Verify the bytes, then load the model."
+        case Phase.LOADING:
+            return "Wait for the model server to confirm."
+        case Phase.UNLOADING:
+            return "Wait for the model server to let it go, then remove its folder."
+        case Phase.FAILED if status.next_retry is None:
+            return "Look again when models.json, the budget or the server changes."
+        case Phase.FAILED:
+            return "Try again at the time given, sooner if models.json or the server changes."
+        case Phase.PENDING | Phase.DOWNLOADED | Phase.UPDATING:
+            return _next_of_waiting(status)
+
+
+def _next_of_waiting(status: ModelStatus) -> str:
+    match status.reason:
+        case Reason.DOWNLOADING:
+            return "Verify the new bytes, then load them beside what serves."
+        case Reason.LOADING:
+            return "Wait for the model server to confirm; the old revision comes back if it refuses."
+        case Reason.MEMORY_BUDGET_EXCEEDED | Reason.UPDATE_NEEDS_ROOM:
+            return "Go on as soon as enough memory is free."
+        case Reason.WAITING_FOR_SERVER:
+            return "Load it as soon as the model server is ready."
+        case _:
+            stored = status.revision is not None
+            return "Load it when its turn comes." if stored else "Download it when its turn comes."
+
+
+def _waits_for(status: ModelStatus) -> str | None:
+    if status.shortage is not None and status.reason is not Reason.OVER_COMMITTED:
+        missing = status.shortage.need_bytes - status.shortage.free_bytes
+        return f"{words.size(max(missing, 0))} more memory"
+    match status.reason:
+        case Reason.QUEUED:
+            return "a free slot"
+        case Reason.WAITING_FOR_SERVER:
+            return "the model server"
+        case Reason.DOWNLOADING:
+            return "the storage"
+        case Reason.LOADING | Reason.UNLOADING:
+            return "the model server"
+        case _:
+            return "the time of the next try" if status.next_retry is not None else None
+
+
+def _memory(status: ModelStatus, others: Iterable[ModelStatus]) -> MemorySum | None:
+    short = status.shortage
+    if short is None:
+        return None
+    holding = sorted(
+        (-other.held_bytes, other.name) for other in others if other.held_bytes and other.name != status.name
+    )
+    named = tuple((name, -size) for size, name in holding[:MOST_HOLDERS])
+    rest = holding[MOST_HOLDERS:]
+    return MemorySum(
+        short.need_bytes,
+        short.free_bytes,
+        short.budget_bytes,
+        named,
+        len(rest),
+        -sum(size for size, _ in rest),
+    )

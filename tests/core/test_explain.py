@@ -1,0 +1,122 @@
+"""The answer to "why is this model not loaded?"."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.core.budget import Shortage
+from agent.core.explain import MOST_HOLDERS, explain
+from agent.core.explanations import EXPLANATIONS
+from agent.core.history import MOST, Transition, failures, noted
+from agent.core.model import ModelName, ModelSpec, Revision
+from agent.core.reasons import Reason
+from agent.core.status import ModelStatus, Phase
+
+GIB = 1 << 30
+SPEC = ModelSpec("s3://bucket/m", "sklearn", 2 * GIB, "2Gi")
+READY = ModelStatus(
+    ModelName("m"), Phase.READY, True, None, None, SPEC, Revision("1"), Revision("1"), 0, None, (), 2 * GIB
+)
+WAITING = replace(
+    READY,
+    phase=Phase.PENDING,
+    ready=False,
+    reason=Reason.MEMORY_BUDGET_EXCEEDED,
+    message="waits for memory",
+    held_bytes=0,
+    shortage=Shortage(Reason.MEMORY_BUDGET_EXCEEDED, 2 * GIB, GIB, 4 * GIB),
+)
+FAILED = replace(
+    READY, phase=Phase.FAILED, ready=False, reason=Reason.NOT_FOUND, message="nothing is there", attempts=2,
+    next_retry=99.0,
+)  # fmt: skip
+
+STATUSES = st.builds(
+    ModelStatus,
+    name=st.just(ModelName("m")),
+    phase=st.sampled_from(Phase),
+    ready=st.booleans(),
+    reason=st.none() | st.sampled_from(Reason),
+    message=st.none() | st.text(min_size=1, max_size=400),
+    spec=st.none() | st.just(SPEC),
+    revision=st.none() | st.just(Revision("1")),
+    served_revision=st.none() | st.just(Revision("1")),
+    attempts=st.integers(0, 5),
+    next_retry=st.none() | st.just(99.0),
+    conditions=st.just(()),
+    held_bytes=st.integers(0, GIB),
+    shortage=st.none() | st.just(WAITING.shortage),
+)
+
+
+def told(*statuses: ModelStatus):
+    history: tuple[Transition, ...] = ()
+    for moment, status in enumerate(statuses):
+        history = noted(history, status, float(moment))
+    return history
+
+
+@given(st.lists(STATUSES, min_size=1, max_size=40))
+def test_every_state_has_an_answer_that_says_what_is_next_and_what_to_do(statuses):
+    answer = explain(statuses[-1], told(*statuses), statuses)
+    assert answer.summary
+    assert answer.next_step
+    assert (answer.told is None) == (statuses[-1].reason is None)
+    assert (answer.memory is None) == (statuses[-1].shortage is None)
+
+
+@given(st.lists(STATUSES, min_size=1, max_size=60))
+def test_a_history_is_bounded_in_order_and_ends_with_what_is(statuses):
+    history = told(*statuses)
+    assert len(history) <= MOST
+    assert [each.at for each in history] == sorted(each.at for each in history)
+    assert (history[-1].phase, history[-1].reason) == (statuses[-1].phase, statuses[-1].reason)
+    assert all(len(each.message or "") <= 300 for each in history)
+
+
+def test_saying_the_same_again_is_no_news():
+    history = told(FAILED)
+    assert noted(history, FAILED, 50.0) is history
+
+
+def test_the_sum_names_who_holds_the_memory_largest_first():
+    others = [replace(READY, name=ModelName(f"m{size}"), held_bytes=size) for size in range(1, 15)]
+    memory = explain(WAITING, told(WAITING), [*others, WAITING]).memory
+    assert memory is not None
+    assert (memory.need_bytes, memory.free_bytes, memory.budget_bytes) == (2 * GIB, GIB, 4 * GIB)
+    assert [size for _, size in memory.holders] == list(range(14, 14 - MOST_HOLDERS, -1))
+    assert (memory.other_models, memory.other_bytes) == (4, 1 + 2 + 3 + 4)
+
+
+def test_what_it_waits_for_is_what_is_missing():
+    assert explain(WAITING, told(WAITING), []).waits_for == "1 GiB more memory"
+
+
+def test_retries_do_not_begin_the_trouble_anew():
+    trying = replace(READY, phase=Phase.DOWNLOADING, ready=False, reason=Reason.DOWNLOADING, attempts=1)
+    again = replace(FAILED, attempts=3)
+    answer = explain(again, told(READY, FAILED, trying, again), [])
+    assert answer.since == 1.0
+    assert answer.next_at == 99.0
+    assert [each.attempts for each in answer.attempts] == [2, 3]
+    assert answer.summary == "Failed: Nothing is there. 3 tries have failed in a row."
+    assert answer.told is EXPLANATIONS[Reason.NOT_FOUND]
+
+
+def test_an_update_that_failed_says_that_the_old_one_serves():
+    held = replace(FAILED, ready=True)
+    assert "keeps serving" in explain(held, told(held), []).summary
+
+
+def test_a_model_that_is_ready_needs_nothing():
+    answer = explain(READY, told(FAILED, READY), [])
+    assert (answer.since, answer.waits_for, answer.told) == (1.0, None, None)
+    assert "nothing is to be done" in answer.next_step
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_only_tries_that_failed_are_attempts(phase):
+    status = replace(FAILED, phase=phase)
+    assert bool(failures(told(status))) == (phase is Phase.FAILED)
