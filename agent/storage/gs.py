@@ -1,6 +1,6 @@
 """`gs://bucket/name`: Google Cloud Storage.
 
-google-auth finds credentials, and the JSON API lists, on daemon threads; reading an object is one GET that
+google-cloud-storage finds credentials and lists, on daemon threads; reading an object is one GET that
 the artifact layer makes itself, pinned to the generation. Objects stored with
 `Content-Encoding: gzip` are asked for as they are stored: bytes on disk are the bytes listed.
 """

@@ -1,20 +1,27 @@
-"""Google Cloud Storage's JSON API and google-auth: credentials, listing, one object. All of it blocks.
+"""google-cloud-storage as we use it: credentials, listing, one object. All of it blocks.
 
-Everything here runs on a daemon thread.
+Everything here runs on a daemon thread. Two habits of the library are kept off, since reading needs neither
+and an account that may only read is refused both:
+
+* for its traces it asks for the bucket's own metadata in a thread beside each listing, traces or not. It does
+  so only through a cache that the client may be without, so ours is without (the same switch as the variable
+  DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA, which would hold for the whole process);
+* google-auth's own session looks up the account's access boundary in another thread. The client is given a
+  plain session that vouches for each request by itself.
 """
 
 import importlib
 import json
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlsplit
 
 from agent.core.errors import AgentError, TerminalError
 from agent.core.reasons import Reason
-from agent.storage.gs_errors import Standing, gs_error, reason_of, translated
+from agent.storage.gs_errors import Standing, gs_error, translated
 
 GOOGLE = "https://storage.googleapis.com"
 SCOPES = ("https://www.googleapis.com/auth/devstorage.read_only",)
@@ -101,37 +108,51 @@ def default_credentials() -> Any:
 
 
 class GsClient:
-    """One session with the JSON API, its credentials, and how they stand.
-
-    google-cloud-storage is not used for it: beside each listing its client asks for the bucket's metadata
-    and for account boundaries, in threads of its own and with permissions that reading does not need.
-    """
+    """One client of the service, its credentials, and how they stand."""
 
     def __init__(self, endpoint: str, credentials: Any, context: ssl.SSLContext | None) -> None:
         self.endpoint = endpoint
         self.standing = Standing(anonymous=credentials is None)
         self._credentials = credentials
         with translated("gs://", self.standing):
+            self._tokens = _session(context)
+            self._request = _library("google.auth.transport.requests").Request(self._tokens)
             self._session = _session(context)
-            self._request = _library("google.auth.transport.requests").Request(self._session)
+            self._session.auth = self._vouch
+            self._client = _library("google.cloud.storage").Client(
+                project="none",  # only to create buckets
+                credentials=credentials or _library("google.auth.credentials").AnonymousCredentials(),
+                client_options={"api_endpoint": endpoint},
+                _http=self._session,
+            )
+            self._client._bucket_metadata_cache = None  # noqa: SLF001 - see the top of this file
 
     def page(self, bucket: str, prefix: str, token: str | None) -> tuple[list[Entry], str | None]:
         """Return one page of the objects whose name begins with *prefix*, and the token of the next."""
-        query = {"prefix": prefix, "maxResults": str(PAGE_SIZE), "fields": f"items({_FIELDS}),nextPageToken"}
-        if token:
-            query["pageToken"] = token
-        where = f"gs://{bucket}/{prefix}"
-        with translated(where, self.standing):
-            answer = self._get(f"/storage/v1/b/{bucket}/o", query, where)
-            following = answer.get("nextPageToken")
-            return [_entry(item) for item in answer.get("items", ())], str(following) if following else None
+        with translated(f"gs://{bucket}/{prefix}", self.standing):
+            listing = self._client.list_blobs(
+                _named(bucket),
+                prefix=prefix,
+                page_token=token,
+                page_size=PAGE_SIZE,
+                projection="noAcl",
+                fields=f"items({_FIELDS}),nextPageToken",
+                timeout=(CONNECT_SECONDS, READ_SECONDS),
+                retry=None,  # the session does
+            )
+            entries = [_entry(blob) for blob in next(listing.pages, ())]
+            return entries, listing.next_page_token or None
 
     def object(self, bucket: str, name: str) -> Entry:
         """Return the object of this very name. Raises TerminalError(NotFound)."""
         where = f"gs://{bucket}/{name}"
         with translated(where, self.standing):
-            path = f"/storage/v1/b/{bucket}/o/{quote(name, safe='')}"
-            return _entry(self._get(path, {"fields": _FIELDS}, where))
+            blob = self._client.bucket(_named(bucket)).get_blob(
+                name, timeout=(CONNECT_SECONDS, READ_SECONDS), retry=None
+            )
+            if blob is None:
+                raise gs_error(404, {}, "notFound", where, self.standing)
+            return _entry(blob)
 
     @property
     def token_due(self) -> bool:
@@ -159,50 +180,74 @@ class GsClient:
 
     def close(self) -> None:
         """Close the idle connections."""
-        self._session.close()
+        self._client.close()
+        self._tokens.close()
 
-    def _get(self, path: str, query: Mapping[str, str], where: str) -> Mapping[str, Any]:
+    def _vouch(self, request: Any) -> Any:
         if self.token_due:
             self.refresh()
-        with self._session.get(
-            f"{self.endpoint}{path}?{urlencode(query)}",
-            headers=self.authorization(),
-            timeout=(CONNECT_SECONDS, READ_SECONDS),
-            allow_redirects=False,
-            stream=True,
-        ) as answer:
-            body = bytearray()
-            for piece in answer.iter_content(1 << 16):
-                body += piece
-                if len(body) > MAX_ANSWER_BYTES:
-                    raise ValueError("an answer without end")
-            if answer.status_code != 200:
-                headers = {name.lower(): value for name, value in answer.headers.items()}
-                raise gs_error(answer.status_code, headers, reason_of(body), where, self.standing)
-            parsed = json.loads(body)
-            if not isinstance(parsed, Mapping):
-                raise TypeError("no JSON object")
-            return parsed
+        request.headers.update(self.authorization())
+        return request
 
 
-def _entry(item: Mapping[str, Any]) -> Entry:
+def _named(bucket: str) -> str:
+    """Refuse what the library refuses without saying so in our words."""
+    if not (bucket[:1].isalnum() and bucket[-1:].isalnum()):
+        raise TerminalError(
+            Reason.INVALID_STORAGE_URI,
+            f"gs://{bucket}: a bucket's name begins and ends with a letter or digit",
+        )
+    return bucket
+
+
+def _entry(blob: Any) -> Entry:
     return Entry(
-        name=str(item["name"]),
-        generation=int(item["generation"]),
-        size=int(item.get("size", 0)),
-        crc32c=str(item.get("crc32c", "")),
-        md5=str(item.get("md5Hash", "")),
-        media_type=str(item["contentType"]) if "contentType" in item else None,
+        name=str(blob.name),
+        generation=int(blob.generation),
+        size=int(blob.size or 0),
+        crc32c=str(blob.crc32c or ""),
+        md5=str(blob.md5_hash or ""),
+        media_type=blob.content_type,
     )
 
 
+class _Bounded:
+    """The body of an answer, refused where it does not end."""
+
+    def __init__(self, body: Any) -> None:
+        self._body = body
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._body, name)
+
+    def stream(self, *args: Any, **kwargs: Any) -> Iterator[bytes]:
+        """Pass the pieces on."""
+        size = 0
+        for piece in self._body.stream(*args, **kwargs):
+            size += len(piece)
+            if size > MAX_ANSWER_BYTES:
+                self._body.close()
+                raise ValueError("an answer without end")
+            yield piece
+
+
 def _session(context: ssl.SSLContext | None) -> Any:
-    """Return a session that makes two quick retries (design §8.8) and trusts what *context* does too."""
+    """Return a session that retries twice (design §8.8), follows no redirect and trusts *context* too."""
     adapters, retry = _library("requests.adapters"), _library("urllib3.util.retry")
+    requests = _library("requests")
 
     class Adapter(adapters.HTTPAdapter):  # type: ignore[name-defined,misc]  # imported late
         def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
             super().init_poolmanager(*args, ssl_context=context, **kwargs)
+
+        def build_response(self, *args: Any) -> Any:
+            response = super().build_response(*args)
+            response.raw = _Bounded(response.raw)
+            return response
+
+    class Session(requests.Session):  # type: ignore[name-defined,misc]  # imported late
+        def get_redirect_target(self, resp: Any) -> None:
+            resp.content  # noqa: B018 - read, so that the connection can be kept
 
     retries = retry.Retry(
         total=2,
@@ -212,7 +257,7 @@ def _session(context: ssl.SSLContext | None) -> Any:
         raise_on_status=False,
         respect_retry_after_header=False,
     )
-    session = _library("requests").Session()
+    session = Session()
     for scheme in ("http://", "https://"):
         session.mount(scheme, Adapter(max_retries=retries))
     return session

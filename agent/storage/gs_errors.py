@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from agent.core.errors import AgentError, RetryableError, TerminalError
 from agent.core.reasons import Reason
@@ -97,12 +98,16 @@ class GsAnswers:
 def translated(where: str, standing: Standing) -> Iterator[None]:
     """Let no error of Google's libraries pass, nor keep one as a cause."""
     try:
+        import google.cloud.storage  # noqa: F401, PLC0415 - optional, only for gs://
         import requests  # noqa: PLC0415 - optional, only for gs://
+        from google.api_core import exceptions as api  # noqa: PLC0415 - optional, only for gs://
         from google.auth import exceptions as auth  # noqa: PLC0415 - optional, only for gs://
     except ImportError as error:
         raise TerminalError(Reason.MISSING_DEPENDENCY, _MISSING) from error
     try:
         yield
+    except api.GoogleAPICallError as error:
+        raise _answered(error, where, standing) from None
     except (auth.TransportError, requests.ConnectionError, requests.Timeout) as error:
         raise _network_error(error, where) from None
     except auth.GoogleAuthError as error:
@@ -113,10 +118,15 @@ def translated(where: str, standing: Standing) -> Iterator[None]:
             f"{where}: Google gives no token for these credentials ({type(error).__name__}); check that the"
             " key is valid, the workload identity binding, and this machine's clock",
         ) from None
-    except (requests.RequestException, ValueError, KeyError, TypeError) as error:
+    except (requests.RequestException, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RetryableError(
             Reason.STORAGE_ERROR, f"{where}: the answer is not one of GCS ({type(error).__name__})"
         ) from None
+
+
+def _answered(error: Any, where: str, standing: Standing) -> AgentError:
+    headers = {name.lower(): value for name, value in error.response.headers.items()}
+    return gs_error(error.response.status_code, headers, reason_of(error.response.content), where, standing)
 
 
 def _network_error(error: BaseException, where: str) -> AgentError:

@@ -1,7 +1,7 @@
-"""botocore as we use it: the credential chain, listing, HEAD, and the address of a bucket. All of it blocks.
+"""boto3 as we use it: the credential chain, listing, HEAD, and the address of a bucket. All of it blocks.
 
-Everything here runs on a daemon thread. What the settings say is handed to botocore explicitly, so that
-it wins over what botocore finds by itself.
+Everything here runs on a daemon thread. What the settings say is handed to boto3 explicitly, so that
+it wins over what boto3 finds by itself; a profile's files can only be named to the botocore session below.
 """
 
 import ssl
@@ -58,7 +58,7 @@ class S3Client:
             self._credentials = None if settings.anonymous else self._session.get_credentials()
         if self._credentials is None and not settings.anonymous:
             raise RetryableError(Reason.INVALID_CREDENTIALS, _NO_CREDENTIALS)
-        self._region = settings.region or self._session.get_config_variable("region") or _AMAZON_REGION
+        self._region = settings.region or self._session.region_name or _AMAZON_REGION
 
     @property
     def renewable(self) -> bool:
@@ -142,7 +142,7 @@ class S3Client:
             response_checksum_validation="when_required",
             proxies=self._client_proxies(),
         )
-        return self._session.create_client(
+        return self._session.client(
             "s3",
             region_name=self._region,
             endpoint_url=settings.endpoint,
@@ -165,21 +165,19 @@ _NO_CREDENTIALS = (
 
 
 def _session(settings: S3Settings) -> Any:
+    import boto3  # noqa: PLC0415 - optional, only for s3://
     from botocore.session import Session  # noqa: PLC0415 - optional, only for s3://
 
-    session = Session(profile=settings.profile)
+    core = Session(profile=settings.profile)
     if settings.config_file:
-        session.set_config_variable("config_file", settings.config_file)
+        core.set_config_variable("config_file", settings.config_file)
     if settings.credentials_file:
-        session.set_config_variable("credentials_file", settings.credentials_file)
-    if settings.keys is not None:
-        keys = settings.keys
-        session.set_credentials(keys.access_key, keys.secret_key, keys.token)
-    else:
-        session.get_component("credential_provider").remove(
-            "env"
-        )  # the settings have read it, and found none
-    return session
+        core.set_config_variable("credentials_file", settings.credentials_file)
+    keys = settings.keys
+    if keys is not None:
+        return boto3.session.Session(keys.access_key, keys.secret_key, keys.token, botocore_session=core)
+    core.get_component("credential_provider").remove("env")  # the settings have read it, and found none
+    return boto3.session.Session(botocore_session=core)
 
 
 def _ssl_context(settings: S3Settings) -> ssl.SSLContext | None:
@@ -211,6 +209,7 @@ def translated(where: str, client: S3Client | None = None) -> Iterator[None]:
     Neither its text nor itself as a cause is kept: both may hold what the server repeated (law 10).
     """
     try:
+        import boto3  # noqa: F401, PLC0415 - optional, only for s3://
         import botocore.exceptions as botocore  # noqa: PLC0415 - optional, only for s3://
         from botocore.parsers import ResponseParserError  # noqa: PLC0415 - optional, only for s3://
     except ImportError as error:

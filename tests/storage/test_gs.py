@@ -210,6 +210,7 @@ class Google:
         self.tokens_given = 0
         self.refuse_token = False
         self.seen = []
+        self.paths = []
 
     async def give(self, request):
         self.tokens_given += 1
@@ -228,6 +229,7 @@ class Google:
 
     async def guard(self, request):
         self.seen.append(request.headers.get("Authorization"))
+        self.paths.append(request.path)
         if self.seen[-1] != f"Bearer {self.token}":
             errors = [{"reason": "authError", "message": "secret-words"}]
             return web.json_response({"error": {"code": 401, "errors": errors, "message": "no"}}, status=401)
@@ -274,6 +276,58 @@ async def test_a_service_account_lists_and_reads_with_one_token(connect, google,
     assert google.tokens_given == 1
     source = await provider.source(obj)
     assert_hidden(["ya29.first"], [source, source.answers, provider])
+
+
+async def test_nothing_is_asked_beside_the_listing_and_the_object(connect, google, account, tree, caplog):
+    """No metadata of the bucket, no boundary of the account: both need permissions that reading does not."""
+    caplog.set_level("DEBUG", logger="google")
+    await tree.put("m/model.bin", CONTENT)
+    before = set(threading.enumerate())
+    provider = connect(account)
+    await provider.resolve(tree.uri("m"))
+    new = {thread.name for thread in set(threading.enumerate()) - before}
+    assert all(name.startswith("gs") for name in new), new
+    assert google.paths == [f"/storage/v1/b/{tree.name}/o", f"/storage/v1/b/{tree.name}/o/m"]
+    assert "access boundary" not in caplog.text.lower()
+
+
+async def test_a_bucket_that_gcs_would_not_take_is_no_uri(provider):
+    error = await refusal(provider.resolve("gs://_bucket/m"))
+    assert isinstance(error, TerminalError)
+    assert error.reason is Reason.INVALID_STORAGE_URI
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (200, b"[]", Reason.STORAGE_ERROR),
+        (200, b"<html>", Reason.STORAGE_ERROR),
+        (200, b'{"items": [{"name": "m/a"}]}', Reason.STORAGE_ERROR),
+        (200, b'{"items": [7]}', Reason.STORAGE_ERROR),
+        (307, b"", Reason.STORAGE_ERROR),
+        (429, b"", Reason.STORAGE_THROTTLED),
+        (403, b'{"error": {"errors": [{"reason": "rateLimitExceeded"}]}}', Reason.STORAGE_THROTTLED),
+        (404, b"not json", Reason.NOT_FOUND),
+        (200, b'{"items": [' + b" " * (33 << 20) + b"]}", Reason.STORAGE_ERROR),
+    ],
+)
+async def test_what_is_no_listing_is_refused_for_its_reason(connect, status, body, reason):
+    asked = []
+
+    async def answer(request):
+        asked.append(request.path)
+        return web.Response(
+            status=status, body=body, content_type="application/json", headers={"Location": "/elsewhere"}
+        )
+
+    app = web.Application()
+    app.router.add_get("/{rest:.*}", answer)
+    async with TestServer(app, host="127.0.0.1") as server:
+        error = await refusal(
+            connect({"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{server.port}"}).resolve("gs://b/m/")
+        )
+    assert error.reason is reason
+    assert "/elsewhere" not in asked
 
 
 async def test_an_expired_token_is_renewed_before_the_next_request(connect, google, account, tree):
