@@ -79,7 +79,11 @@ class Reconciler:
     # What others say.
 
     def want(self, desired: DesiredState) -> None:
-        """Take a new document; what is no longer meant loses its holds, so that it is tried at once."""
+        """Take a new document; what is no longer meant loses its holds, so that it is tried at once.
+
+        On return the board says of no model that it is up to date with what an earlier document asked for.
+        """
+        before = self._desired.models if self._desired is not None else {}
         self._desired = desired
         self._standing = _Standing()
         self._settled = False
@@ -90,6 +94,10 @@ class Reconciler:
             if (stored := seen.stored.get(spec.storage_uri)) is not None
         } | {(name, told.revision) for name, told in seen.told.items()}
         self._holds = still_meant(self._holds, desired, revisions)
+        for name in [*self._board.models]:
+            if before.get(name) != desired.models.get(name):
+                self._verdicts.pop(name, None)
+                self._refresh(name, seen)
         self.wakeup.ring()
 
     def resync(self) -> None:

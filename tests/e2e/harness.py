@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -387,6 +388,47 @@ async def until(true: Callable[[], object], seconds: float = 10, what: str = "")
     while not true():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         await asyncio.sleep(LOOK_SECONDS)
+
+
+class Relay:
+    """Passes connections on to a server, and notes the loads and unloads that go by."""
+
+    def __init__(self, url: str) -> None:
+        self.orders: list[str] = []
+        self.url = ""
+        self._port = int(url.rpartition(":")[2])
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator["Relay"]:
+        listener = await asyncio.start_server(self._pass, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        async with listener:
+            yield self
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._copy(reader, back, self._note))
+                group.create_task(self._copy(there, writer, lambda _: None))
+        finally:
+            for each in (back, writer):
+                each.close()
+
+    def _note(self, piece: bytes) -> None:
+        found = re.findall(rb"^POST /v2/repository/models/(\S+)", piece, re.MULTILINE)
+        self.orders += [each.decode() for each in found]
+
+    @staticmethod
+    async def _copy(
+        source: asyncio.StreamReader, target: asyncio.StreamWriter, note: Callable[[bytes], object]
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while piece := await source.read(65536):
+                note(piece)
+                target.write(piece)
+                await target.drain()
+        target.close()
 
 
 class Gate:

@@ -50,7 +50,7 @@ REJECTED = {
             {"modelName": "m", "modelSpec": {"storageUri": "s3://b/m", "memory": memory}},
             "InvalidMemory",
         )
-        for memory in ("NaN", "-1", "1_000Mi", "１Mi", "1 Gi", "9e99")  # noqa: RUF001 - wide digits are the fault
+        for memory in ("NaN", "-1", "1_000Mi", "１Mi", "1 Gi", "9e99")
     },
 }
 

@@ -172,6 +172,20 @@ async def test_many_models_keep_within_slots_and_budget():
     assert (world.peak["Fetch"], world.peak["Load"]) == (4, 3)
 
 
+async def test_no_model_is_called_up_to_date_with_a_document_that_is_over():
+    world = MemoryWorld({ONE: OLD, TWO: NEW})
+    async with reconciling(world) as (reconciler, board):
+        reconciler.want(wanted(a=ONE, b=ONE))
+        await asyncio.sleep(5)
+        reconciler.want(wanted(a=TWO))
+        assert (board.models[A].reason, board.models[A].ready) == (Reason.QUEUED, True)
+        assert board.models[B].reason is Reason.UNLOADING
+        await asyncio.sleep(5)
+        reconciler.want(wanted(a=ONE))
+        assert board.models[A].spec.storage_uri == ONE
+        assert board.models[A].served_revision == NEW
+
+
 async def test_a_fault_of_the_agent_itself_stays_with_its_model(caplog):
     world = MemoryWorld({TWO: OLD}, {ONE: ZeroDivisionError("a bug")})
     async with reconciling(world) as (reconciler, board):
