@@ -36,6 +36,7 @@ from agent.servers.v2 import Patience
 from agent.settings import Settings
 from agent.storage.base import StorageProvider
 from agent.telemetry.board import Board, ConfigWord, MemoryWord, ServerWord
+from agent.telemetry.metrics import Metrics
 from agent.watch import ConfigSource
 from agent.web.render import Renderer
 from agent.web.server import StatusSite
@@ -61,6 +62,7 @@ class Sidecar:
             ServerWord(settings.server_url or f"http://127.0.0.1:{settings.component_port}"),
             MemoryWord(settings.budget_bytes),
         )
+        self.metrics = Metrics(self.board, self._clock.now)
         self.address: tuple[str, int] | None = None
 
     def stop(self) -> None:
@@ -86,7 +88,12 @@ class Sidecar:
         renderer = Renderer(self.board, lambda moment: moment + offset)
         self.board.turned_at = self._clock.now()
         patience = STALLED_SECONDS + 2 * self._settings.resync_interval
-        return StatusSite(self.board, renderer, lambda: self._clock.now() - self.board.turned_at < patience)
+        return StatusSite(
+            self.board,
+            renderer,
+            lambda: self._clock.now() - self.board.turned_at < patience,
+            self.metrics.scrape,
+        )
 
     async def _listen(self, runner: web.AppRunner) -> None:
         settings = self._settings
@@ -147,7 +154,7 @@ class Sidecar:
         fetcher = Fetcher(providers, store, engine, make_room=room.make)
         wakeup = Wakeup()
         link = ServerLink(self._server(), lambda: self._server_changed(link, wakeup))
-        pod = Pod(store, fetcher, link, self._clock.now)
+        pod = Pod(store, fetcher, link, self._clock.now, self.metrics.moved)
         await pod.take_back_open_intents()
         reconciler = Reconciler(
             pod,
@@ -156,9 +163,12 @@ class Sidecar:
             Limits(settings.max_concurrent_downloads, settings.resync_interval, settings.refresh_interval),
             self._clock,
             wakeup,
+            self.metrics,
         )
         self.board.progress = pod.progress
         config = _Config(settings, store, self.board, reconciler)
+        self.metrics.watch_mode = config.watch_mode
+        self.metrics.observation_age = partial(_age, link, self._clock.now)
         services: dict[str, Callable[[], Awaitable[None]]] = {
             "reconciler": reconciler.run,
             "server": link.watch,
@@ -228,6 +238,10 @@ class _Config:
         self._resync_seconds = settings.resync_interval
         self._readiness = Readiness(board, cast("Literal['tried', 'loaded']", settings.ready_when))
         board.missing = self._readiness.missing
+
+    def watch_mode(self) -> str:
+        """Return how changes are noticed now."""
+        return self._source.mode
 
     async def watch(self) -> None:
         """Ring the bell whenever the document may have changed."""
@@ -327,6 +341,10 @@ def report_once(board: Board) -> int:
 
 def _missing_store(error: AgentError) -> tuple[str, ...]:
     return (f"{error.reason}: {error.message}",)
+
+
+def _age(link: ServerLink, now: Callable[[], float]) -> float | None:
+    return None if link.read_at is None else now() - link.read_at
 
 
 async def _for_ever(name: str, run: Callable[[], Awaitable[None]]) -> None:

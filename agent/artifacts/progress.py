@@ -49,19 +49,25 @@ class Progress:
 
     def __init__(self, since: float | None = None) -> None:
         self._total: int | None = None
-        self._held = 0
+        self._held = self._found = 0
         self._meters: set[Meter] = set()
         self._samples: deque[tuple[float, int]] = deque([] if since is None else [(since, 0)])
 
     def expect(self, total_bytes: int | None) -> None:
         """Begin (again): nothing is done yet, *total_bytes* are to come, None where nobody knows."""
         self._total = total_bytes
-        self._held = 0
+        self._held = self._found = 0
         self._meters.clear()
 
     def held(self, count: int) -> None:
         """Count bytes that were on disk already."""
         self._held += count
+        self._found += count
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes of the files that were not on disk whole when this fetch began."""
+        return self._held - self._found + sum(meter.done for meter in self._meters)
 
     def follow(self, meter: Meter) -> None:
         """Count what *meter* counts, from now on."""

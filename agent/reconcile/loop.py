@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from agent.aio.wakeup import Wakeup
 from agent.core.actions import Action, Cancelled, Failed, Fetch, Load, Outcome, Succeeded, Unload
@@ -50,6 +50,28 @@ class Outlook(StrEnum):
     STUCK = "stuck"
 
 
+class Observer(Protocol):
+    """Who counts what the loop does. Quick, and raises nothing."""
+
+    def acted(self, outcome: Outcome, seconds: float) -> None:
+        """An action ended so, after *seconds*."""
+        ...
+
+    def planned(self, seconds: float) -> None:
+        """A plan was made in *seconds*."""
+        ...
+
+
+class Unobserved:
+    """Counts nothing."""
+
+    def acted(self, outcome: Outcome, seconds: float) -> None:
+        """Count nothing."""
+
+    def planned(self, seconds: float) -> None:
+        """Count nothing."""
+
+
 class Reconciler:
     """Moves the world towards what is wanted, for ever.
 
@@ -57,16 +79,24 @@ class Reconciler:
     """
 
     def __init__(
-        self, world: World, board: Board, rules: Rules, limits: Limits, clock: "Clock", wakeup: Wakeup
+        self,
+        world: World,
+        board: Board,
+        rules: Rules,
+        limits: Limits,
+        clock: "Clock",
+        wakeup: Wakeup,
+        observer: Observer | None = None,
     ) -> None:
         self.wakeup = wakeup
+        self._observer: Observer = observer or Unobserved()
         self._world, self._board, self._rules, self._limits = world, board, rules, limits
         self._clock, self._backoff = clock, BackoffPolicy()
         self._desired: DesiredState | None = None
         self._holds: Holds = {}
         self._busy: dict[ModelName, Action] = {}
         self._tasks: dict[ModelName, asyncio.Task[Outcome]] = {}
-        self._outcomes: deque[Outcome] = deque()
+        self._outcomes: deque[tuple[Outcome, float]] = deque()
         self._standing = _Standing()
         self._verdicts: dict[ModelName, Verdict] = {}
         self._prints: dict[ModelName, object] = {}
@@ -74,6 +104,7 @@ class Reconciler:
         self._restarts = world.restarts
         self._relist_before = 0.0
         self._not_before = 0.0
+        self._stale = True
         self._settled = False
 
     # What others say.
@@ -133,12 +164,15 @@ class Reconciler:
                 self._retire()
                 if self._desired is not None and self._clock.now() >= self._not_before:
                     self._replan(self._desired)
+                    self._stale = False
                 self._start(group)
                 await self.wakeup.wait(self._seconds_to_next())
+                self._stale = True
 
     def _retire(self) -> None:
         while self._outcomes:
-            outcome = self._outcomes.popleft()
+            outcome, seconds = self._outcomes.popleft()
+            self._observer.acted(outcome, seconds)
             name = outcome.action.name
             del self._busy[name], self._tasks[name]
             self._standing.touched.add(name)
@@ -170,6 +204,7 @@ class Reconciler:
         self._settled = not (made.unloads or made.loads or made.fetches or made.cancel)
         self._post(observed, made)
         ended = self._clock.now()
+        self._observer.planned(ended - began)
         self._not_before = ended + PLANNING_SHARE * (ended - began)
 
     def _start(self, group: asyncio.TaskGroup) -> None:
@@ -188,7 +223,7 @@ class Reconciler:
         kind = type(action).__name__.lower()
         task = group.create_task(self._act(action), name=f"{kind} {action.name}")
         self._busy[action.name], self._tasks[action.name] = action, task
-        task.add_done_callback(partial(self._finished, action))
+        task.add_done_callback(partial(self._finished, action, self._clock.now()))
 
     async def _act(self, action: Action) -> Outcome:
         """The action boundary: the one place where any error becomes an outcome."""
@@ -204,9 +239,10 @@ class Reconciler:
             return Failed(action, Reason.INTERNAL_ERROR, message)
         return Succeeded(action)
 
-    def _finished(self, action: Action, task: asyncio.Task[Outcome]) -> None:
+    def _finished(self, action: Action, began: float, task: asyncio.Task[Outcome]) -> None:
         # A task that is cancelled before its first step runs none of its code, so the outcome is made here.
-        self._outcomes.append(Cancelled(action) if task.cancelled() else task.result())
+        outcome = Cancelled(action) if task.cancelled() else task.result()
+        self._outcomes.append((outcome, self._clock.now() - began))
         self.wakeup.ring()
 
     # When to look again without being rung.
@@ -215,7 +251,7 @@ class Reconciler:
         now = self._clock.now()
         soonest = now + self._limits.resync_seconds
         if self._desired is not None and now < self._not_before:
-            soonest = self._not_before
+            soonest = self._not_before  # something has happened since the last plan
         holds = (hold.until for hold in self._holds.values() if hold.until > now)
         waits = (
             since + WAITED_SECONDS for since in self._short_since.values() if since + WAITED_SECONDS > now
@@ -235,6 +271,7 @@ class Reconciler:
     def _post(self, observed: ObservedState, made: Plan) -> None:
         assert self._desired is not None  # noqa: S101 - a plan was made from it
         models, now = self._desired.models, self._clock.now()
+        self._board.planned_digest = self._desired.digest
         short = {
             name
             for name, verdict in made.verdicts.items()

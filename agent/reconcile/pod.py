@@ -28,10 +28,20 @@ P = ParamSpec("P")
 
 
 class Pod:
-    """Carries out actions on the store, the storage and the model server of this pod."""
+    """Carries out actions on the store, the storage and the model server of this pod.
 
-    def __init__(self, store: Store, fetcher: Fetcher, link: ServerLink, now: Callable[[], float]) -> None:
-        self._store, self._fetcher, self._link, self._now = store, fetcher, link, now
+    *moved* is told of each fetch that ended, well or not: its URI and the bytes it brought.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        fetcher: Fetcher,
+        link: ServerLink,
+        now: Callable[[], float],
+        moved: Callable[[str, int], None] = lambda _uri, _bytes: None,
+    ) -> None:
+        self._store, self._fetcher, self._link, self._now, self._moved = store, fetcher, link, now, moved
         self._progress: dict[str, Progress] = {}
         self._hand = asyncio.Lock()  # one writer of the model dir at a time: actions and `inspect`
         self._inspected: list[ModelName] = []
@@ -82,6 +92,7 @@ class Pod:
             await self._fetcher.fetch(uri, progress, relist=action.relist)
         finally:
             self._progress.pop(uri, None)
+            self._moved(uri, progress.moved_bytes)
 
     async def _load(self, action: Load) -> None:
         server = self._link.server

@@ -4,6 +4,7 @@ The server is the truth (law 4): it is read every 2 s, sooner in doubt, and neve
 own keeps its loop busy. A reading that an outcome has overtaken is thrown away.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Collection
 
@@ -33,6 +34,7 @@ class ServerLink:
         self._silence = ""
         self._busy: set[ModelName] = set()
         self._overtaken = 0
+        self.read_at: float | None = None  # loop time of the last answer
         self._look = Wakeup()
 
     @property
@@ -86,6 +88,7 @@ class ServerLink:
                 self._silence = error.reason
                 log.warning("the model server does not answer; looking again and again", extra=_why(error))
         else:
+            self.read_at = asyncio.get_running_loop().time()
             if overtaken != self._overtaken:
                 self._look.ring()
                 return

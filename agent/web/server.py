@@ -1,4 +1,4 @@
-"""The status port: /status, /healthz, /readyz. Read only, and it never touches a model.
+"""The status port: /status, /metrics, /healthz, /readyz. Read only, and it never touches a model.
 
 The answers are those of openapi.json beside this file; a test holds the two together.
 """
@@ -13,6 +13,8 @@ from agent.telemetry.board import Board
 from agent.web.render import Renderer, encoded
 
 MAX_PAGE = 10_000
+Scrape = Callable[[str], tuple[bytes, str]]
+"""From an Accept header to metrics and their content type."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -22,14 +24,15 @@ class StatusSite:
     *alive* says whether the agent's own services turn; the process itself answering is the rest.
     """
 
-    def __init__(self, board: Board, renderer: Renderer, alive: Callable[[], bool]) -> None:
-        self._board, self._renderer, self._alive = board, renderer, alive
+    def __init__(self, board: Board, renderer: Renderer, alive: Callable[[], bool], scrape: Scrape) -> None:
+        self._board, self._renderer, self._alive, self._scrape = board, renderer, alive, scrape
 
     def application(self) -> web.Application:
         """Return a new application; GET and HEAD are all it knows."""
         application = web.Application(middlewares=[_plain_errors])
         application.router.add_get("/status", self.status)
         application.router.add_get("/status/{name}", self.model)
+        application.router.add_get("/metrics", self.metrics)
         application.router.add_get("/healthz", self.healthz)
         application.router.add_get("/readyz", self.readyz)
         application.router.add_get("/openapi.json", self.openapi)
@@ -54,6 +57,11 @@ class StatusSite:
         if status is None:
             return _error(404, "NotFound", f"no model named {name[:253]!r} is wanted or served")
         return _json(self._renderer.explained(status))
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Answer with what Prometheus reads, as OpenMetrics where it is asked for."""
+        body, content_type = self._scrape(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def healthz(self, _: web.Request) -> web.Response:
         """Answer 200 while the loop turns."""

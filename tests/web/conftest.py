@@ -7,6 +7,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from agent.telemetry.metrics import Metrics
 from agent.web.render import Renderer
 from agent.web.server import StatusSite
 from tests.web.boards import board_with, failed, ready
@@ -26,7 +27,9 @@ def status_url():
     board.missing = tuple  # ready: a 503 is an answer that is described, but a fault to the tool
 
     async def serve() -> None:
-        site = StatusSite(board, Renderer(board, lambda moment: moment), lambda: True)
+        site = StatusSite(
+            board, Renderer(board, lambda moment: moment), lambda: True, Metrics(board, lambda: 0.0).scrape
+        )
         runner = web.AppRunner(site.application(), access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

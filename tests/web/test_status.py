@@ -11,6 +11,7 @@ from jsonschema import Draft202012Validator
 
 from agent.core.status import ProgressReading
 from agent.telemetry.board import Board
+from agent.telemetry.metrics import Metrics
 from agent.web.render import Renderer
 from agent.web.server import StatusSite
 from tests.web.boards import board_with, failed, ready
@@ -23,7 +24,9 @@ def schema(name: str) -> Draft202012Validator:
 
 
 def site(board: Board, *, alive: bool = True) -> StatusSite:
-    return StatusSite(board, Renderer(board, lambda moment: moment), lambda: alive)
+    return StatusSite(
+        board, Renderer(board, lambda moment: moment), lambda: alive, Metrics(board, lambda: 0.0).scrape
+    )
 
 
 @pytest.fixture
