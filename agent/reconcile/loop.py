@@ -250,7 +250,7 @@ class Reconciler:
     def _seconds_to_next(self) -> float:
         now = self._clock.now()
         soonest = now + self._limits.resync_seconds
-        if self._desired is not None and now < self._not_before:
+        if self._desired is not None and self._stale:
             soonest = self._not_before  # something has happened since the last plan
         holds = (hold.until for hold in self._holds.values() if hold.until > now)
         waits = (

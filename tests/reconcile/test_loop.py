@@ -27,10 +27,11 @@ def wanted(**models: str) -> DesiredState:
 
 
 @asynccontextmanager
-async def reconciling(world: MemoryWorld, limits: Limits | None = None, rules: Rules | None = None):
+async def reconciling(world: MemoryWorld, limits: Limits | None = None, rules: Rules | None = None, now=None):
     loop = asyncio.get_running_loop()
+    now = now or loop.time
     board = Board(ConfigWord("/mnt/configs/models.json"), ServerWord("http://server"), MemoryWord())
-    clock = Clock(now=loop.time, wall=loop.time, draw=lambda: 0.5)
+    clock = Clock(now=now, wall=loop.time, draw=lambda: 0.5)
     reconciler = Reconciler(world, board, rules or Rules(), limits or Limits(), clock, Wakeup())
     task = asyncio.create_task(reconciler.run())
     try:
@@ -226,3 +227,33 @@ async def test_thousands_of_models_become_ready():
         reconciler.want(wanted(**{f"m{i:05}": f"s3://b/{i}" for i in range(2000)}))
         await asyncio.sleep(60)
         assert sum(status.ready for status in board.models.values()) == 2000
+
+
+class SlowClock:
+    """A clock on which every look costs a millisecond, so that a plan has a duration; counts the looks."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def __call__(self) -> float:
+        self.looks += 1
+        return asyncio.get_running_loop().time() + self.looks / 1000
+
+
+async def test_a_ring_while_planning_is_not_due_is_planned_as_soon_as_it_is():
+    world = MemoryWorld({ONE: OLD, TWO: NEW}, fetch_seconds=0.003, load_seconds=0.003)
+    async with reconciling(world, now=SlowClock()) as (reconciler, board):
+        for round_ in range(40):
+            reconciler.want(wanted(a=(ONE, TWO)[round_ % 2]))
+            await asyncio.sleep(0.1 + round_ / 997)
+            assert board.models[A].served_revision == (OLD, NEW)[round_ % 2]
+
+
+async def test_nothing_to_do_costs_no_planning():
+    world, clock = MemoryWorld({ONE: OLD}), SlowClock()
+    async with reconciling(world, now=clock) as (reconciler, _):
+        reconciler.want(wanted(a=ONE))
+        await asyncio.sleep(5)
+        before = clock.looks
+        await asyncio.sleep(300)
+        assert clock.looks - before < 200
