@@ -75,6 +75,7 @@ class Fetcher:
         self._clock = clock
         self._threads = Threads("fetch")
         self._flights: Flights[_Landed] = Flights()
+        self._turns: Flights[None] = Flights()
         self._archives = Archives(store, self._threads, limits)
 
     async def fetch(self, uri: str, progress: Progress, *, relist: bool) -> StoredRevision:
@@ -105,6 +106,22 @@ class Fetcher:
         provider = self._provider(uri)
         listing = await patiently(lambda: provider.resolve(uri))
         resolved_at = self._clock()
+        if not listing.single or not listing.objects[0].pinned:
+            return await self._bring(uri, provider, listing, resolved_at, progress)
+        blob = blob_id(listing.objects[0].identity)
+        while not (turn := self._turns.claim(blob))[1]:  # who comes second finds the archive's members
+            if (flying := self._flights.flying(blob)) is not None:
+                progress.follow(flying.meter)
+            await turn[0].landed.wait()
+        try:
+            return await self._bring(uri, provider, listing, resolved_at, progress)
+        finally:
+            self._turns.land(turn[0])
+
+    async def _bring(
+        self, uri: str, provider: StorageProvider, listing: Listing, resolved_at: float, progress: Progress
+    ) -> StoredRevision:
+        """Bring what is listed to the store and commit it."""
         progress.expect(_total(listing.objects))
         plan = await self._threads.run(partial(self._look, uri, listing, resolved_at))
         if isinstance(plan, StoredRevision):

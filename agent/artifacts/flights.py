@@ -43,6 +43,10 @@ class Flights(Generic[T]):
             self.land(flying)
         return flying, False
 
+    def flying(self, blob: BlobId) -> Flight[T] | None:
+        """Return the blob's flight if there is one."""
+        return self._flying.get(blob)
+
     def arrived(self, flight: Flight[T], outcome: T, loop: asyncio.AbstractEventLoop) -> None:
         """The blob is in the store: from any thread. Those who follow need not wait for the owner's rest."""
         flight.outcome = outcome

@@ -399,7 +399,7 @@ FAULTS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(faults=FAULTS, small=st.booleans())
 def test_no_mixture_of_faults_is_ever_taken_for_the_object(tmp_path, faults, small):
     content = SMALL if small else LARGE
@@ -424,3 +424,30 @@ def test_no_mixture_of_faults_is_ever_taken_for_the_object(tmp_path, faults, sma
     asyncio.run(attempt())
     for path in tmp_path.iterdir():
         path.unlink()
+
+
+async def test_the_end_of_a_slow_part_is_taken_over_by_others(origin, engine, tmp_path):
+    origin.put("/x", LARGE, [Fault(), Fault(drip=100_000)])
+    orders = Orders(origin, tmp_path)
+    async with asyncio.timeout(20):
+        await engine.move(await orders.of("/x"))
+    assert orders.read("/x") == LARGE  # alone the part would take 40 s
+
+
+async def test_a_silent_last_part_is_asked_for_again_long_before_it_counts_as_stalled(origin, tmp_path):
+    engine = Engine(EngineSettings(stall_seconds=30, hedge_seconds=0.5))
+    origin.put("/x", LARGE, [Fault(), Fault(), Fault(stall=2 * MIB)])
+    orders = Orders(origin, tmp_path)
+    async with asyncio.timeout(10):
+        await engine.move(await orders.of("/x"))
+    engine.close()
+    assert orders.read("/x") == LARGE
+
+
+async def test_more_orders_than_are_ever_under_way_at_once_all_come(origin, engine, tmp_path):
+    paths = [f"/many/{number}" for number in range(1000)]
+    for path in paths:
+        origin.put(path, path.encode())
+    orders = Orders(origin, tmp_path)
+    await engine.move([*await orders.of(*paths)])
+    assert {path.name for path in tmp_path.iterdir()} == {path.rpartition("/")[2] for path in paths}

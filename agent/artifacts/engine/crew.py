@@ -50,6 +50,8 @@ class OrderCrew:
         self._left = len(orders)
         self._lock = threading.Lock()
         self._moving: dict[Download, Route] = {}
+        self._local = 0
+        self._starved = False
         self._error: BaseException | None = None
         self._over = asyncio.Event()
         self._idle = asyncio.Event()
@@ -93,16 +95,17 @@ class OrderCrew:
 
     async def _feed(self) -> None:
         for order in self._orders:
-            while len(self._moving) >= _BACKLOG:
+            while len(self._moving) + self._local >= _BACKLOG:
                 self._room.clear()
-                self._tools.pool.pump()
-                await self._room.wait()
+                self._starved = True
+                if len(self._moving) + self._local >= _BACKLOG:
+                    await self._room.wait()
             source = await patiently(order.source)
             if isinstance(source, HttpSource):
                 await self._begin(order, source)
-            else:
-                await self._locally(order, source)
-        self._tools.pool.pump()
+            elif self._group is not None:
+                self._local += 1
+                self._group.create_task(self._locally(order, source), name="local")
 
     async def _begin(self, order: Order, source: HttpSource) -> None:
         route, size = route_of(source), order.obj.size
@@ -117,9 +120,11 @@ class OrderCrew:
             self._moving[download] = route
             await tools.threads.run(download.prepare)
         self._tools.pool.offer(self._job, route, download)
+        self._tools.pool.pump()
 
     async def _locally(self, order: Order, source: Source) -> None:
         await self._tools.move_locally(order, source)
+        self._local -= 1
         self._count()
 
     async def _once_more(self, download: Download, pause_seconds: float) -> None:
@@ -168,7 +173,8 @@ class OrderCrew:
             left = self._left
         if not left:
             self._post(self._over.set)
-        elif len(self._moving) == _BACKLOG // 2:
+        elif self._starved and len(self._moving) + self._local <= _BACKLOG // 2:
+            self._starved = False
             self._post(self._room.set)
 
     def _fail(self, error: BaseException) -> None:

@@ -248,26 +248,34 @@ class EpollLane:
                 self._break(connection, error)
 
     def _tick(self, now: float) -> None:
-        settings = self._settings
         busy = [each for each in self._connections.values() if each.piece is not None]
         for connection in busy:
-            place = connection.route.place
-            silent = now - connection.last_byte
-            if silent > settings.stall_seconds:
-                words = f"{place}: nothing came for {silent:.0f} s"
-                self._break(connection, RetryableError(Reason.STORAGE_TIMEOUT, words))
-            elif now - connection.window_began > settings.slow_seconds:
-                if self._too_slow(connection, busy):
-                    words = (
-                        f"{place}: less than {settings.min_rate} bytes/s for {settings.slow_seconds:.0f} s"
-                    )
-                    self._break(connection, RetryableError(Reason.STORAGE_TIMEOUT, words))
-                connection.window_began, connection.window_bytes = now, 0
+            words = self._lagging(connection, busy, now)
+            if words is not None:
+                told = f"{connection.route.place}: {words}"
+                self._break(connection, RetryableError(Reason.STORAGE_TIMEOUT, told))
         for connection in list(self._connections.values()):
-            if connection.piece is None and now - connection.last_byte > settings.idle_seconds:
+            if connection.piece is None and now - connection.last_byte > self._settings.idle_seconds:
                 self._forget_idle(connection)
         if self._pool.busy:
             self._pool.pump()
+
+    def _lagging(self, connection: Connection, busy: list[Connection], now: float) -> str | None:
+        """Say why a connection is to be given up, None where it is not."""
+        settings, piece, silent = self._settings, connection.piece, now - connection.last_byte
+        if silent > settings.stall_seconds:
+            return f"nothing came for {silent:.0f} s"
+        if piece is None:
+            return None
+        if silent > settings.hedge_seconds and not piece.hedged and piece.download.last(piece):
+            piece.hedged = True
+            piece.tries -= 1  # not a failure yet: only that another connection may be luckier
+            return f"nothing came for {silent:.0f} s, and all else is done"
+        if now - connection.window_began > settings.slow_seconds:
+            if self._too_slow(connection, busy):
+                return f"less than {settings.min_rate} bytes/s for {settings.slow_seconds:.0f} s"
+            connection.window_began, connection.window_bytes = now, 0
+        return None
 
     def _too_slow(self, connection: Connection, busy: list[Connection]) -> bool:
         """Slow by itself, and not just because many share one line."""

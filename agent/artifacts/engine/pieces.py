@@ -17,7 +17,7 @@ class Piece:
     """Bytes from `start` up to `stop` of an object; `stop` is None for all there is, asked without a range.
 
     `at` is the next byte to come. `crc` is over what came since `mark`. `stop` may be lowered while the
-    piece is under way, when another connection takes over its end.
+    piece is under way, when another connection takes over its end. A `hedged` one was silent before.
     """
 
     download: "Download"
@@ -76,6 +76,10 @@ class Download(Protocol):
 
     def take(self, connections: int, now: float) -> Piece | None:
         """Return a piece that may be fetched now, None where none may. Quick; *connections* may share."""
+        ...
+
+    def last(self, piece: Piece) -> bool:
+        """Whether everybody waits for pieces like this one, so that a second try is worth it."""
         ...
 
     def begin(self, piece: Piece, head: Head) -> None:

@@ -19,7 +19,13 @@ from agent.artifacts.engine.journal import Journal, Span, open_journal
 from agent.artifacts.engine.ordered import OrderedDigests
 from agent.artifacts.engine.patience import pause_after
 from agent.artifacts.engine.pieces import Crew, Piece
-from agent.artifacts.engine.settings import JOURNAL_BYTES, LARGEST_PART, SMALLEST_PART, WINDOW_BYTES
+from agent.artifacts.engine.settings import (
+    JOURNAL_BYTES,
+    LARGEST_PART,
+    SMALLEST_PART,
+    SMALLEST_SHARE,
+    WINDOW_BYTES,
+)
 from agent.artifacts.engine.streamed import Streamed, write_all
 from agent.artifacts.engine.writeback import Writeback
 from agent.artifacts.errors import disk_error, disk_errors
@@ -160,14 +166,19 @@ class Ranged:
             return None
         left = slowest.stop - slowest.at
         rate = (slowest.at - slowest.start) / (now - slowest.began)
-        if left < 2 * SMALLEST_PART or left < rate * _SLOW_SECONDS:
+        if left < SMALLEST_SHARE or left < rate * _SLOW_SECONDS:
             return None
-        middle = slowest.at + max(left // 2, SMALLEST_PART)  # far from what is just being written
+        middle = slowest.at + max(left // 2, SMALLEST_SHARE // 2)  # beyond what is just being written
         piece = Piece(self, self.source, middle, slowest.stop, hedged=slowest.hedged)
         piece.began = now
         slowest.stop = middle
         state.active.add(piece)
         return piece
+
+    def last(self, piece: Piece) -> bool:
+        """Nothing is left to be handed out but what is under way."""
+        with self._lock:
+            return self._state is not None and not self._state.gaps and piece in self._state.active
 
     def begin(self, piece: Piece, head: Head) -> None:
         """Take a 206 of the pinned version; a 200 means that there are no ranges here."""

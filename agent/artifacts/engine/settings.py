@@ -15,6 +15,9 @@ SMALLEST_PART = 4 * MIB
 LARGEST_PART = 64 * MIB
 """Parts get smaller towards the end of an object, so that all connections end together."""
 
+SMALLEST_SHARE = MIB
+"""So much has to be left of a slow part for another connection to take over half of it."""
+
 WINDOW_BYTES = 256 * MIB
 """How far a download may run ahead of a hash that has to see the bytes in order, while they are cached."""
 
@@ -28,13 +31,15 @@ class EngineSettings:
     """What an operator may set, and what tests shorten.
 
     `bandwidth_limit` and `min_rate` are bytes a second. A connection is given up after `stall_seconds`
-    without a byte, or after `slow_seconds` below `min_rate` unless the whole origin is merely shared out.
+    without a byte (after `hedge_seconds` once, where all else is done), or after `slow_seconds` below
+    `min_rate` unless the whole origin is merely shared out.
     """
 
     max_connections: int = 16
     bandwidth_limit: int | None = None
     min_rate: int = 64 << 10
     stall_seconds: float = 30.0
+    hedge_seconds: float = 5.0
     slow_seconds: float = 60.0
     idle_seconds: float = 20.0
     longest_wait_seconds: float = 30.0

@@ -48,6 +48,10 @@ class Streamed:
         self._taken = True
         return Piece(self, self.source, 0, None, tries=self._tries)
 
+    def last(self, piece: Piece) -> bool:  # noqa: ARG002 - another try would begin from nothing
+        """Never worth a second connection."""
+        return False
+
     def begin(self, piece: Piece, head: Head) -> None:
         """Take only a 200 of the pinned version."""
         order = self.order
