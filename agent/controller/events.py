@@ -15,7 +15,8 @@ _LONGEST = 1024
 def event_of(write: StatusWrite, now: str) -> Object | None:
     """Return the event that a new status is worth, None where nothing changed that a person acts on.
 
-    Worth one are Loaded turning True, and any new reason with which it is False or the model stalls.
+    Worth one are each new reason with which the model stalls, and Loaded turning True for the first time
+    or after that. An update that goes well is no news.
     """
     loaded, before = write.status.condition("Loaded"), None
     stall = write.status.condition("Stalled")
@@ -28,6 +29,9 @@ def event_of(write: StatusWrite, now: str) -> Object | None:
     if told.type == "Loaded" and not good:
         return None  # on its way, or not known
     if before is not None and (before.status, before.reason) == (told.status, told.reason):
+        return None
+    recovered = write.before is not None and write.before.condition("Stalled") is not None
+    if good and not recovered and write.obj["metadata"].get("generation", 1) != 1:
         return None
     metadata = write.obj["metadata"]
     uid, reason = str(metadata.get("uid", "")), told.reason

@@ -18,7 +18,15 @@ from agent.controller.events import emit, event_of
 from agent.controller.queue import Queue
 from agent.controller.view import View
 from agent.core.configmaps import config_map_name
-from agent.core.controlplane import Decision, Reading, StatusWrite, decide, decide_status_only, parent_of
+from agent.core.controlplane import (
+    Decision,
+    Reading,
+    StatusWrite,
+    decide,
+    decide_status_only,
+    lay_out,
+    parent_of,
+)
 from agent.core.errors import AgentError, RetryableError, TerminalError
 from agent.core.parents import PARENT_LABEL
 from agent.core.reasons import Reason
@@ -129,18 +137,19 @@ class Controller:
         """Do everything that is to be done for one parent now."""
         reading = self.view.reading(key)
         now = self._utc().isoformat(timespec="seconds").replace("+00:00", "Z")
-        if self._settings.status_only:
-            decision = decide_status_only(reading, now)
-        else:
-            decision = decide(await self._with_unknown_maps(reading), now)
-        (self._unsettled.add if decision.unsettled else self._unsettled.discard)(key)
-        for obj in decision.config_maps:
-            await self._write_map(obj, reading)
+        layout = None
+        if not self._settings.status_only:
+            reading = await self._with_unknown_maps(reading)
+            layout = lay_out(reading)
+            for obj in layout.config_maps:
+                await self._write_map(obj, reading)
         unasked = [pod for pod in self.view.ready_pods(key) if self._agents.report(pod) is None]
         if unasked:
             await self._agents.ask(unasked)
             self._queue.ring(key)  # and say nothing of what is not known yet
             return
+        decision = decide_status_only(reading, now) if layout is None else decide(reading, layout, now)
+        (self._unsettled.add if decision.unsettled else self._unsettled.discard)(key)
         problems = await self._write_each(decision, now)
         if problems:
             raise problems[0]

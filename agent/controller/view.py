@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from agent.controller.agents import Agents, is_ready
 from agent.core.configmaps import MANAGED_BY_LABEL, MANAGER
-from agent.core.controlplane import Reading
+from agent.core.controlplane import Checked, Reading, check
 from agent.core.modelstatus import PodReport
 from agent.core.parents import PARENT_LABEL, shard_number
 from agent.kube.client import ApiClient
@@ -65,6 +65,7 @@ class View:
     def __init__(self, client: ApiClient, agents: Agents, ring: Callable[[Key], None]) -> None:
         self._agents = agents
         self.models = Index(_named_parent, ring)
+        self._checked: dict[Key, Checked] = {}
         self.services = Index(_labelled_parent, ring)
         self.deployments = Index(_labelled_parent, ring)
         self.config_maps = Index(_labelled_parent, ring)
@@ -73,7 +74,7 @@ class View:
         ours = f"{MANAGED_BY_LABEL}={MANAGER}"
         self._kinds: Mapping[Resource, Informer] = {
             TRAINED_MODELS: Informer(
-                client, TRAINED_MODELS, self.models.changed, keep=without_managed_fields
+                client, TRAINED_MODELS, self._model_changed, keep=without_managed_fields
             ),
             CONFIG_MAPS: Informer(client, CONFIG_MAPS, self.config_maps.changed, selector=ours),
             INFERENCE_SERVICES: Informer(
@@ -130,7 +131,7 @@ class View:
         return Reading(
             namespace=parent[0],
             name=parent[1],
-            models=self.models.of(parent),
+            models=[self._checked[key_of(obj)] for obj in self.models.of(parent)],
             inference_service=service,
             deployments=deployments,
             services=self.services.of(parent),
@@ -147,6 +148,13 @@ class View:
             pod["metadata"]["name"], shard_number(pod) or 0, {}, {}, problem="it was not asked yet"
         )
         return self._agents.report(pod) or unasked
+
+    def _model_changed(self, before: Object | None, after: Object | None) -> None:
+        if after is not None:
+            self._checked[key_of(after)] = check(after)
+        elif before is not None:
+            self._checked.pop(key_of(before), None)
+        self.models.changed(before, after)
 
     def _pod_changed(self, before: Object | None, after: Object | None) -> None:
         if before is not None and (after is None or _uid(before) != _uid(after)):

@@ -6,7 +6,7 @@ reading gives an empty one. A crash between any two writes is only another readi
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from agent.core.configmaps import DATA_KEY, config_map, foreign_writer, listed_models, needs_writing
@@ -37,10 +37,29 @@ from agent.core.trainedmodel import (
     parse,
     parse_status,
 )
-from agent.core.validation import faults
+from agent.core.validation import Fault, faults
 
 Object = Mapping[str, Any]
 _NOWHERE = Placement({}, {}, {}, {}, {})
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A stored TrainedModel, read once: what is wrong with it, and the model, a shell of one if need be."""
+
+    obj: Object
+    model: TrainedModel
+    faults: tuple[Fault, ...]
+
+    @property
+    def is_going(self) -> bool:
+        """Tell whether it was deleted and only finalizers keep it."""
+        return bool(self.obj["metadata"].get("deletionTimestamp"))
+
+
+def check(obj: Object) -> Checked:
+    """Read a stored object, whatever its shape."""
+    return Checked(obj, _shell(obj), faults({**obj, "status": None}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +71,7 @@ class Reading:
 
     namespace: str
     name: str
-    models: Sequence[Object]
+    models: Sequence[Checked]
     inference_service: Object | None = None
     deployments: Sequence[Object] = ()
     services: Sequence[Object] = ()
@@ -71,15 +90,29 @@ class StatusWrite:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to write: first the ConfigMaps, then statuses, then finalizers; each only where it differs.
+    """What to write once the ConfigMaps are: statuses and finalizers, each only where it differs.
 
     `unsettled` tells that something is on its way, so that agents are asked again soon.
     """
 
-    config_maps: Sequence[Object] = ()
     statuses: Sequence[StatusWrite] = ()
     finalizers: Sequence[Object] = ()
     unsettled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where each model goes: `config_maps` are to be written first, for they are what agents wait for.
+
+    `foreign` are the field managers of ConfigMaps that are not ours to write, `digests` those of the
+    documents that each shard's agents should come to have.
+    """
+
+    parent: Parent | None
+    placement: Placement
+    foreign: Mapping[int, str]
+    digests: Mapping[int, str]
+    config_maps: Sequence[Object]
 
 
 def parent_of(reading: Reading) -> Parent | None:
@@ -87,47 +120,57 @@ def parent_of(reading: Reading) -> Parent | None:
     return read_parent(reading.inference_service, reading.deployments, reading.services)
 
 
-def decide(reading: Reading, now: str) -> Decision:
-    """Decide everything for one parent. *now* is the time for conditions that change, RFC 3339."""
-    live, invalid = _parsed(reading.models)
+def lay_out(reading: Reading) -> Layout:
+    """Decide which model is listed where, and which ConfigMaps are to be written for that."""
     parent = parent_of(reading)
     writers = {number: foreign_writer(obj) for number, obj in reading.config_maps.items()}
     foreign = {number: manager for number, manager in writers.items() if manager is not None}
     placement, maps = _NOWHERE, {}
     if parent is not None and parent.multi_model:
-        kept = [model for obj, _, _ in invalid for model in _last_good(obj, reading)]
-        placement = _place([*live, *kept], parent, reading)
+        placement = _place(parent, reading)
         maps = {
             number: config_map(reading.name, reading.namespace, parent.shards[number], models)
             for number, models in placement.lists.items()
         }
-    digests = {number: _digest(obj) for number, obj in maps.items()}
-    statuses = [
-        StatusWrite(obj, refused_status(model, Reason.INVALID_SPEC, words), model.status)
-        for obj, model, words in invalid
-    ]
-    for model in live:
-        status = model_status(model, parent, placement, reading.reports, digests)
-        manager = foreign.get(placement.homes.get(model.name, -1))
-        if manager is not None:
-            status = stalled(status, Reason.FOREIGN_WRITER, _foreign_words(manager))
-        statuses.append(StatusWrite(model.to_json(), status, model.status))
-    timed_statuses = [
-        replace(write, status=with_times(write.status, write.before, now)) for write in statuses
-    ]
-    return Decision(
+    return Layout(
+        parent=parent,
+        placement=placement,
+        foreign=foreign,
+        digests={number: _digest(obj) for number, obj in maps.items()},
         config_maps=[
             obj
             for number, obj in maps.items()
             if number not in foreign and needs_writing(obj, reading.config_maps.get(number))
         ],
+    )
+
+
+def decide(reading: Reading, layout: Layout, now: str) -> Decision:
+    """Decide what to say of each model. *now* is the time for conditions that change, RFC 3339."""
+    writes: list[StatusWrite] = []
+    for item in reading.models:
+        if item.is_going:
+            continue
+        if item.faults:
+            words = "; ".join(str(fault) for fault in item.faults)
+            status = refused_status(item.model, Reason.INVALID_SPEC, words)
+        else:
+            status = model_status(
+                item.model, layout.parent, layout.placement, reading.reports, layout.digests
+            )
+            manager = layout.foreign.get(layout.placement.homes.get(item.model.name, -1))
+            if manager is not None:
+                status = stalled(status, Reason.FOREIGN_WRITER, _foreign_words(manager))
+        before = item.model.status
+        writes.append(StatusWrite(item.obj, with_times(status, before, now), before))
+    return Decision(
         statuses=[
             write
-            for write in timed_statuses
+            for write in writes
             if not same_status(write.status.to_json(), write.obj.get("status") or {})
         ],
-        finalizers=[obj for obj in reading.models if _is_held_by_kserve(obj)],
-        unsettled=any(write.status.condition("Reconciling") for write in timed_statuses),
+        finalizers=[item.obj for item in reading.models if _is_held_by_kserve(item.obj)],
+        unsettled=any(write.status.condition("Reconciling") for write in writes),
     )
 
 
@@ -136,39 +179,27 @@ def decide_status_only(reading: Reading, now: str) -> Decision:
 
     Each status holds all conditions that are there, for KServe's list of them is one value.
     """
-    live, _ = _parsed(reading.models)
     writes = []
     unsettled = False
-    for model in live:
+    for item in reading.models:
+        if item.is_going or item.faults:
+            continue
+        model = item.model
         generation = model.metadata.get("generation")
         loaded = timed(loaded_condition(model, reading.reports, generation), model.status, now)
         before = model.status.condition("Loaded") if model.status is not None else None
         unsettled |= loaded.status != "True"
         if before is None or _without_generation(before) != _without_generation(loaded):
             there = model.status.conditions if model.status is not None else ()
-            others = [item for item in there if item.type != "Loaded"]
-            status = TrainedModelStatus(tuple(sorted([*others, loaded], key=lambda item: item.type)))
-            writes.append(StatusWrite(model.to_json(), status, model.status))
+            others = [other for other in there if other.type != "Loaded"]
+            status = TrainedModelStatus(tuple(sorted([*others, loaded], key=lambda one: one.type)))
+            writes.append(StatusWrite(item.obj, status, model.status))
     return Decision(statuses=writes, unsettled=unsettled)
 
 
 def _without_generation(item: Condition) -> tuple[str, str, str]:
     """Return what is compared: KServe's schema has no observedGeneration in a condition and drops it."""
     return item.status, item.reason, item.message
-
-
-def _parsed(models: Sequence[Object]) -> tuple[list[TrainedModel], list[tuple[Object, TrainedModel, str]]]:
-    """Split what is not going into models that are allowed, and others with the words for what is wrong."""
-    live, invalid = [], []
-    for obj in models:
-        if obj["metadata"].get("deletionTimestamp"):
-            continue
-        found = faults(obj)
-        if not found:
-            live.append(parse(obj))
-            continue
-        invalid.append((obj, _shell(obj), "; ".join(str(fault) for fault in found)))
-    return live, invalid
 
 
 def _last_good(obj: Object, reading: Reading) -> list[TrainedModel]:
@@ -200,7 +231,10 @@ def _shell(obj: Object) -> TrainedModel:
         return TrainedModel(known.metadata, known.spec, parsed)
 
 
-def _place(live: Sequence[TrainedModel], parent: Parent, reading: Reading) -> Placement:
+def _place(parent: Parent, reading: Reading) -> Placement:
+    here = [item for item in reading.models if not item.is_going]
+    live = [item.model for item in here if not item.faults]
+    kept = [model for item in here if item.faults for model in _last_good(item.obj, reading)]
     listed: dict[str, set[int]] = {}
     for number, obj in reading.config_maps.items():
         for name in listed_models(obj):
@@ -216,7 +250,7 @@ def _place(live: Sequence[TrainedModel], parent: Parent, reading: Reading) -> Pl
         for number in listed[model.name]
         if loaded_on(number, model, reading.reports, stored)
     }
-    return place(live, parent.shards, listed, loaded)
+    return place([*live, *kept], parent.shards, listed, loaded)
 
 
 def _digest(obj: Object) -> str:
