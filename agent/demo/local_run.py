@@ -104,8 +104,8 @@ async def _show(demo: Demo) -> bool:
     if not (good and moved and kept and rejected):
         return False
     console.print(
-        f"\nSeen: {len(staying) + 1} models are ready; ads came, spam went, and churn serves its new revision,"
-        " with no moment at which the server listed none."
+        f"\nSeen: {len(staying) + 1} models are ready; ads came, spam went, and churn serves its new"
+        " revision, with no moment at which the server listed none."
     )
     console.print(
         f"Seen: pricing serves on as it was; its broken entry is rejected: {rejected[0]['message']}"

@@ -100,6 +100,10 @@ class Pod:
         good = before if before is None or before.confirmed else self._store.previous().get(action.name)
         try:
             await self._alone(self._publish, server, action)
+        except AgentError:  # the folder still is what it was, and the server was asked nothing
+            await self._alone(self._store.record, action.name, before)
+            raise
+        try:
             await self._link.load(action.name)
         except AgentError as error:
             await self._alone(self._put_back, server, action, good, error)

@@ -1,0 +1,141 @@
+"""A pod of a real store and a scripted server: what was told, and what stands in the model dir, agree."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import pytest
+
+from agent.aio.wakeup import Wakeup
+from agent.artifacts.store import Store
+from agent.core.actions import Load, Unload
+from agent.core.errors import AgentError, RetryableError, TerminalError
+from agent.core.model import ModelName, ModelSpec
+from agent.core.reasons import Reason
+from agent.reconcile.pod import Pod
+from agent.reconcile.server_link import ServerLink
+from agent.servers.base import ModelState, ServerReading, Traits
+from tests.artifacts.shelf import manifest_of
+
+A = ModelName("a")
+URI = "s3://bucket/model"
+
+
+class ScriptedServer:
+    """Loads what it is asked to, unless a `fault` is set for the next load."""
+
+    traits = Traits("scripted", concurrent_loads=1, blocks_while_loading=False, framework_matters=False)
+
+    def __init__(self, model_dir: Path) -> None:
+        self.model_dir = model_dir
+        self.fault: AgentError | None = None
+        self.holds: dict[str, bytes] = {}
+
+    async def read(self) -> ServerReading:
+        return ServerReading(ready=True, models=dict.fromkeys(self.holds, ModelState.READY))
+
+    async def load(self, name: ModelName) -> None:
+        if self.fault is not None:
+            fault, self.fault = self.fault, None
+            raise fault
+        self.holds[name] = (self.model_dir / name / "model").read_bytes()
+
+    async def unload(self, name: ModelName) -> None:
+        self.holds.pop(name, None)
+
+    def layout(
+        self, name: ModelName, spec: ModelSpec, paths: Collection[str], read: object
+    ) -> dict[str, str]:
+        return {path: path for path in paths}
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store.open(tmp_path / "models", None) as opened:
+        yield opened
+
+
+@pytest.fixture
+def server(store):
+    return ScriptedServer(store.model_dir)
+
+
+@pytest.fixture
+def pod(store, server):
+    return Pod(store, None, ServerLink(server, Wakeup().ring), lambda: 0.0)
+
+
+def a_load(store: Store, content: bytes) -> Load:
+    stored = store.commit(manifest_of(store, URI, {"model": content}))
+    return Load(A, ModelSpec(URI, "sklearn", 1), stored.revision, URI)
+
+
+def standing(store: Store) -> bytes | None:
+    path = store.model_dir / A / "model"
+    return path.read_bytes() if path.exists() else None
+
+
+async def test_a_confirmed_load_is_told_and_stands(pod, store, server):
+    load = a_load(store, b"one")
+    await pod.perform(load)
+    assert (standing(store), server.holds[A]) == (b"one", b"one")
+    assert (store.told()[A].revision, store.told()[A].confirmed) == (load.revision, True)
+
+
+async def test_a_refused_update_puts_the_old_folder_and_the_old_word_back(pod, store, server):
+    await pod.perform(a_load(store, b"one"))
+    before = store.told()[A]
+    server.fault = TerminalError(Reason.LOAD_REJECTED, "no")
+    with pytest.raises(TerminalError):
+        await pod.perform(a_load(store, b"two"))
+    assert (standing(store), store.told()[A]) == (b"one", before)
+
+
+async def test_a_refused_first_load_leaves_nothing(pod, store, server):
+    server.fault = TerminalError(Reason.LOAD_REJECTED, "no")
+    with pytest.raises(TerminalError):
+        await pod.perform(a_load(store, b"one"))
+    assert (standing(store), dict(store.told())) == (None, {})
+
+
+async def test_an_update_of_unknown_outcome_leaves_the_old_folder_and_doubt(pod, store, server):
+    first = a_load(store, b"one")
+    await pod.perform(first)
+    server.fault = RetryableError(Reason.LOAD_TIMEOUT, "late")
+    with pytest.raises(RetryableError):
+        await pod.perform(a_load(store, b"two"))
+    assert standing(store) == b"one"
+    assert (store.told()[A].revision, store.told()[A].confirmed) == (first.revision, False)
+
+
+async def test_a_publish_that_fails_casts_no_doubt_on_what_serves(pod, store, server):
+    """The server was asked nothing, so the old revision needs no second load."""
+    await pod.perform(a_load(store, b"one"))
+    before, second = store.told()[A], a_load(store, b"two")
+    for blob in store.store_dir.glob(".agent-blob-*"):
+        if blob.read_bytes() == b"two":
+            blob.unlink()
+    with pytest.raises(AgentError):
+        await pod.perform(second)
+    assert (standing(store), store.told()[A]) == (b"one", before)
+
+
+async def test_an_unload_takes_the_folder_and_the_word_away_and_one_aside_keeps_the_word(pod, store, server):
+    load = a_load(store, b"one")
+    await pod.perform(load)
+    await pod.perform(Unload(A, 1, aside=True))
+    assert (standing(store), store.told()[A].revision) == (None, load.revision)
+    await pod.perform(load)
+    await pod.perform(Unload(A, 1))
+    assert (standing(store), dict(store.told()), server.holds) == (None, {}, {})
+
+
+async def test_a_folder_that_somebody_removed_is_published_again_with_no_load(pod, store, server):
+    await pod.perform(a_load(store, b"one"))
+    (store.model_dir / A / "model").unlink()
+    server.fault = TerminalError(Reason.LOAD_REJECTED, "not to be asked")
+    await pod.inspect(10)
+    assert standing(store) == b"one"
+    assert server.fault is not None
