@@ -120,7 +120,8 @@ class OrderCrew:
             self._moving[download] = route
             await tools.threads.run(download.prepare)
         self._tools.pool.offer(self._job, route, download)
-        self._tools.pool.pump()
+        if not self._tools.pool.saturated(self._job):
+            self._tools.pool.pump()
 
     async def _locally(self, order: Order, source: Source) -> None:
         await self._tools.move_locally(order, source)

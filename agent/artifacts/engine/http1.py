@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 MAX_HEAD_BYTES = 64 << 10
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_BREAKS = re.compile(r"[\r\n\0]")
+_NOT_IN_TARGET = re.compile(r"[\x00-\x20\x7f]")
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: |$)")
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?")
@@ -33,10 +35,10 @@ def request(target: str, headers: Mapping[str, str]) -> bytes:
     """Return the head of a GET. Raises ValueError for what cannot be sent safely."""
     lines = [f"GET {target} HTTP/1.1"]
     for name, value in headers.items():
-        if not _TOKEN.fullmatch(name) or any(char in value for char in "\r\n\0"):
+        if not _TOKEN.fullmatch(name) or _BREAKS.search(value):
             raise ValueError("a header that cannot be sent")
         lines.append(f"{name}: {value}")
-    if any(char <= " " or char == "\x7f" for char in target):
+    if _NOT_IN_TARGET.search(target):
         raise ValueError("an address that cannot be sent")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 

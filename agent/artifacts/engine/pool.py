@@ -4,7 +4,6 @@ A model (a `Job`) uses at most half of the connections, and the one that uses fe
 """
 
 import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -39,9 +38,9 @@ class Lane(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """What one model wants: downloads by route, and how many connections it uses. Under the pool's lock."""
+    """What one model wants: downloads by route in their order. Changed under the pool's lock only."""
 
-    ready: dict[Route, deque[Download]] = field(default_factory=dict)
+    ready: dict[Route, dict[Download, None]] = field(default_factory=dict)
     active: int = 0
     over: bool = False
     idle: Callable[[], None] = lambda: None
@@ -103,9 +102,7 @@ class Pool:
         with self._lock:
             if job.over:
                 return
-            queue = job.ready.setdefault(route, deque())
-            if download not in queue:
-                queue.append(download)
+            job.ready.setdefault(route, {})[download] = None
 
     def pump(self) -> None:
         """Start all that may be started now."""
@@ -131,6 +128,10 @@ class Pool:
             lane.give(connection, piece)
         for route, piece in dials:
             self._start_thread(lambda route=route, piece=piece: self._dial(route, piece))  # type: ignore[misc]
+
+    def saturated(self, job: Job) -> bool:
+        """Whether *job* has all the connections it may have, so that `pump` is no use. A glance, no lock."""
+        return job.active >= self._settings.connections_per_model
 
     def wanted(self, piece: Piece) -> bool:
         """Whether the job of *piece* still wants it."""
@@ -226,12 +227,13 @@ class Pool:
         for job in jobs:
             queue = job.ready.get(route)
             while queue and job.active < most:
-                piece = queue[0].take(most, now)
+                download = next(iter(queue))
+                piece = download.take(most, now)
                 if piece is not None:
                     job.active += 1
                     self._owner[piece] = job
                     return piece
-                queue.popleft()
+                del queue[download]
         return None
 
     def _leave(self, piece: Piece) -> None:

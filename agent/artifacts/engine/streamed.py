@@ -12,7 +12,7 @@ from agent.artifacts.engine.patience import pause_after
 from agent.artifacts.engine.pieces import Crew, Piece
 from agent.artifacts.engine.settings import SMALL_BYTES
 from agent.artifacts.engine.writeback import Writeback
-from agent.artifacts.errors import disk_errors
+from agent.artifacts.errors import disk_error, disk_errors
 from agent.artifacts.orders import Moved, Order
 from agent.core.errors import AgentError, RetryableError
 from agent.core.reasons import Reason
@@ -78,8 +78,11 @@ class Streamed:
                 Reason.INTEGRITY_MISMATCH, f"{order.obj.path}: more bytes came than the {limit} listed"
             )
         self._digests.update(data)
-        with disk_errors("writing a download", need_bytes=count, volume=order.partial.parent):
+        try:
             write_all(self._descriptor, data, piece.at)
+        except OSError as error:
+            folder = order.partial.parent
+            raise disk_error(error, "writing a download", need_bytes=count, volume=folder) from error
         piece.at += count
         order.meter.add(count)
         if self._writeback is not None:
