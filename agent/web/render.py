@@ -64,6 +64,25 @@ class Renderer:
         self._pieces[status.name] = (status, piece)
         return piece
 
+    def changes(self, names: Iterable[ModelName], *, head: bool) -> bytes:
+        """Return what is true now of *names*: `models`, `gone`, and with *head* the rest of /status."""
+        names = tuple(names)
+        there = [self._board.models[name] for name in names if name in self._board.models]
+        gone = [name for name in names if name not in self._board.models]
+        pieces = b",".join(map(self.piece, there))
+        rest = encoded((self._head() if head else {}) | {"gone": gone})
+        return b'{"models":[' + pieces + b"]," + rest[1:]
+
+    def progress(self, names: Iterable[ModelName]) -> dict[str, Any]:
+        """Return how far the downloads of *names* are, by name; those that are not running are left out."""
+        found: dict[str, Any] = {}
+        for name in names:
+            status = self._board.models.get(name)
+            if status is not None and status.spec is not None:
+                reading = _progress(self._board.progress(status.spec.storage_uri))
+                found |= {name: reading} if reading is not None else {}
+        return found
+
     def explained(self, status: ModelStatus) -> bytes:
         """Return one model with its explanation and its history."""
         history = self._board.histories.get(status.name, ())

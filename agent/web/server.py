@@ -1,8 +1,9 @@
-"""The status port: /status, /metrics, /healthz, /readyz. Read only, and it never touches a model.
+"""The status port: /status, /events, /metrics, /healthz, /readyz. Read only, and it never touches a model.
 
 The answers are those of openapi.json beside this file; a test holds the two together.
 """
 
+import time
 from collections.abc import Awaitable, Callable
 from importlib import resources
 
@@ -10,7 +11,11 @@ from aiohttp import web
 
 from agent.core.model import ModelName
 from agent.telemetry.board import Board
+from agent.web.answers import Tagged
+from agent.web.events import EventStream
+from agent.web.journal import Journal
 from agent.web.render import Renderer, encoded
+from agent.web.waiting import Waiting, asked
 
 MAX_PAGE = 10_000
 Scrape = Callable[[str], tuple[bytes, str]]
@@ -26,29 +31,50 @@ class StatusSite:
 
     def __init__(self, board: Board, renderer: Renderer, alive: Callable[[], bool], scrape: Scrape) -> None:
         self._board, self._renderer, self._alive, self._scrape = board, renderer, alive, scrape
+        self._journal = Journal(board)
+        self._events = EventStream(self._journal, renderer)
+        self._waiting = Waiting(board, self._journal)
+        self._tagged = Tagged()
 
     def application(self) -> web.Application:
         """Return a new application; GET and HEAD are all it knows."""
         application = web.Application(middlewares=[_plain_errors])
         application.router.add_get("/status", self.status)
         application.router.add_get("/status/{name}", self.model)
+        application.router.add_get("/events", self._events.serve, allow_head=False)
         application.router.add_get("/metrics", self.metrics)
         application.router.add_get("/healthz", self.healthz)
         application.router.add_get("/readyz", self.readyz)
         application.router.add_get("/openapi.json", self.openapi)
+        application.on_shutdown.append(self._let_go)
         return application
 
     async def status(self, request: web.Request) -> web.Response:
-        """Answer with everything; with `limit` one page, and `continue` names where the next begins."""
+        """Answer with everything; with `limit` one page, and `continue` names where the next begins.
+
+        With `wait` and `timeout` it answers once that document was dealt with, see `agent.web.waiting`.
+        """
+        limit, wanted = _limit(request), asked(request)
+        extra: dict[str, object] = {}
+        if wanted is not None:
+            extra["waited"] = await self._waiting.wait(*wanted)
+        return await self._tagged.answer(
+            request, self._tag(extra), lambda: self._document(limit, request.query.get("continue", ""), extra)
+        )
+
+    def _document(self, limit: int | None, after: str, extra: dict[str, object]) -> bytes:
         names = self._renderer.names()
-        limit = _limit(request)
         if limit is None:
-            return _json(self._renderer.document(names))
-        after = request.query.get("continue", "")
+            return self._renderer.document(names, extra)
         page = [name for name in names if name > after]
-        more = len(page) > limit
-        following = {"continue": page[limit - 1] if more else None}
-        return _json(self._renderer.document(page[:limit], following))
+        following = page[limit - 1] if len(page) > limit else None
+        return self._renderer.document(page[:limit], {"continue": following} | extra)
+
+    def _tag(self, extra: dict[str, object]) -> str:
+        """Name what would be answered: it changes with the board, and each second while bytes move."""
+        journal = self._journal
+        second = f"-{int(time.time())}" if journal.moving else ""
+        return f"{journal.mark(journal.position)}{second}{'-waited' if extra.get('waited') else ''}"
 
     async def model(self, request: web.Request) -> web.Response:
         """Answer with one model, its explanation and its history."""
@@ -75,6 +101,9 @@ class StatusSite:
         listed = "\n".join(missing) if "verbose" in request.query else f"waits for {len(missing)} more"
         return _words(503, listed)
 
+    async def _let_go(self, _: web.Application) -> None:
+        self._journal.close()
+
     async def openapi(self, _: web.Request) -> web.Response:
         """Answer with the description of this interface."""
         return _json(resources.files("agent.web").joinpath("openapi.json").read_bytes())
@@ -99,8 +128,9 @@ async def _plain_errors(request: web.Request, handler: Handler) -> web.StreamRes
             raise
         reason = error.reason.title().replace(" ", "")
         answer = _error(error.status, reason, error.text or error.reason)
-        if isinstance(error, web.HTTPMethodNotAllowed):
-            answer.headers["Allow"] = error.headers["Allow"]
+        for name in ("Allow", "Retry-After"):
+            if name in error.headers:
+                answer.headers[name] = error.headers[name]
         return answer
 
 

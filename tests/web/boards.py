@@ -26,3 +26,8 @@ def failed(name: str) -> ModelStatus:
     return ModelStatus(
         ModelName(name), Phase.FAILED, False, Reason.NOT_FOUND, words, spec, None, None, 2, 1e9, ()
     )
+
+
+def moving(name: str, phase: Phase) -> ModelStatus:
+    spec = ModelSpec(f"s3://bucket/{name}", "sklearn", 1 << 20, "1Mi")
+    return ModelStatus(ModelName(name), phase, False, Reason.DOWNLOADING, None, spec, None, None, 0, None, ())

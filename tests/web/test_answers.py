@@ -1,0 +1,117 @@
+"""ETag, gzip and waiting for a document."""
+
+import asyncio
+import gzip
+import json
+from dataclasses import replace
+
+import aiohttp
+import pytest
+
+from agent.core.reasons import Reason
+from agent.core.status import Phase
+from agent.telemetry.board import Board
+from agent.web.answers import knows, takes_gzip
+from agent.web.waiting import dealt_with
+from tests.web.boards import board_with, failed, moving, ready
+from tests.web.test_events import serving
+
+DIGEST = "ab" * 32
+
+
+@pytest.fixture
+async def plain():
+    async with aiohttp.ClientSession(
+        auto_decompress=False, headers={"Accept-Encoding": "identity"}
+    ) as session:
+        yield session
+
+
+async def test_what_a_reader_has_already_is_not_sent_again(plain):
+    board = board_with(*(ready(f"m{number}") for number in range(50)))
+    async with serving(board) as url:
+        async with plain.get(f"{url}/status") as first:
+            etag = first.headers["ETag"]
+        async with plain.get(f"{url}/status", headers={"If-None-Match": etag}) as again:
+            assert (again.status, await again.read()) == (304, b"")
+        board.post(failed("m1"))
+        async with plain.get(f"{url}/status", headers={"If-None-Match": etag}) as after:
+            assert after.status == 200
+            assert after.headers["ETag"] != etag
+
+
+@pytest.mark.parametrize("count", [10, 1000])
+async def test_gzip_says_the_same_in_fewer_bytes(plain, count):
+    board = board_with(*(ready(f"m{number}") for number in range(count)))
+    async with serving(board) as url:
+        async with plain.get(f"{url}/status") as answer:
+            whole = await answer.read()
+        async with plain.get(f"{url}/status", headers={"Accept-Encoding": "gzip"}) as answer:
+            packed = await answer.read()
+            assert answer.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(packed) == whole
+    assert len(packed) < len(whole) / 4
+
+
+async def test_pages_are_told_apart(plain):
+    board = board_with(*map(ready, "abc"))
+    async with serving(board) as url:
+        for query, names in (("limit=2", "ab"), ("limit=2&continue=b", "c"), ("limit=1", "a")):
+            async with plain.get(f"{url}/status?{query}") as answer:
+                assert "".join(model["name"] for model in (await answer.json())["models"]) == names
+
+
+@pytest.mark.parametrize(
+    ("accept", "taken"),
+    [("gzip", True), ("br, GZIP;q=0.5", True), ("", False), ("identity", False), ("gzip;q=0, br", False)],
+)
+def test_gzip_is_given_to_who_takes_it(accept, taken):
+    assert takes_gzip(accept) is taken
+
+
+@pytest.mark.parametrize(
+    ("asked", "known"),
+    [('W/"x"', True), ('"x"', True), ('"y", W/"x"', True), ("*", True), ('"y"', False), ("", False)],
+)
+def test_tags_are_compared_weakly(asked, known):
+    assert knows(asked, 'W/"x"') is known
+
+
+def seen(
+    board: Board, digest: str, *, planned: bool = True, error: tuple[Reason, str] | None = None
+) -> Board:
+    board.say(config=replace(board.config, digest=digest, error=error))
+    board.planned_digest = digest if planned else None
+    return board
+
+
+def test_a_document_is_dealt_with_when_nothing_of_it_is_on_its_way():
+    assert not dealt_with(board_with(), DIGEST)
+    assert not dealt_with(seen(board_with(ready("a")), DIGEST, planned=False), DIGEST)
+    assert not dealt_with(seen(board_with(ready("a"), moving("b", Phase.LOADING)), DIGEST), DIGEST)
+    assert dealt_with(seen(board_with(ready("a"), failed("b")), DIGEST), DIGEST)
+    assert dealt_with(seen(board_with(), DIGEST, planned=False, error=(Reason.CONFIG_REJECTED, "no")), DIGEST)
+
+
+async def test_a_long_poll_ends_when_the_document_was_dealt_with(client):
+    board = seen(board_with(moving("a", Phase.LOADING)), DIGEST)
+    async with serving(board) as url, asyncio.TaskGroup() as group, asyncio.timeout(5):
+        polling = group.create_task(client.get(f"{url}/status?wait={DIGEST}&timeout=60"))
+        await asyncio.sleep(0.1)
+        board.post(ready("a"))
+        answer = await polling
+        assert (await answer.json())["waited"] is True
+
+
+async def test_a_long_poll_ends_with_its_time(client):
+    async with serving(board_with()) as url, client.get(f"{url}/status?wait={DIGEST}&timeout=0") as answer:
+        assert json.loads(await answer.read())["waited"] is False
+
+
+@pytest.mark.parametrize(
+    "query", ["wait=x", f"wait={DIGEST}&timeout=-1", f"wait={DIGEST}&timeout=301", "timeout=x"]
+)
+async def test_what_cannot_be_waited_for_is_refused_in_words(client, query):
+    async with serving(board_with()) as url, client.get(f"{url}/status?{query}") as answer:
+        assert answer.status == 400
+        assert (await answer.json())["message"]
