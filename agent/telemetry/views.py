@@ -1,0 +1,136 @@
+"""/status documents as a person sees them in a terminal: the head, the table, one model with its answer."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from agent.core import words
+from agent.telemetry.table import STYLES, bar, detail, models_table
+
+BAR_CELLS = 30
+_RESTING = frozenset({"Ready", "Unloading"})
+
+
+def document_view(document: Mapping[str, Any], now: float, rows: int | None = None) -> RenderableType:
+    """Return all of /status at *now* (Unix seconds); with *rows* what is most worth a look, and a count."""
+    models = document["models"]
+    lines = head_lines(document)
+    if rows is None or len(models) <= rows:
+        return Group(*lines, models_table(models, now=now))
+    shown = sorted(models, key=lambda model: (model["phase"] in _RESTING, model["reason"] is None))[:rows]
+    rest = Text(f"… and {len(models) - len(shown)} more", style="dim")
+    return Group(*lines, models_table(shown, now=now), rest)
+
+
+def head_lines(document: Mapping[str, Any]) -> list[Text]:
+    """Return server, memory, config and counts, a line each."""
+    config, server, memory = document["config"], document["server"], document["memory"]
+    ready = Text("ready", style="green") if server["ready"] else Text("not ready", style="bold red")
+    lines = [Text(f"server  {server['url']}  {server['protocol'] or 'not found yet'}, ") + ready]
+    if memory["budgetBytes"] is not None:
+        share = memory["reservedBytes"] / memory["budgetBytes"] if memory["budgetBytes"] else 1.0
+        held = f"{words.size(memory['reservedBytes'])} of {words.size(memory['budgetBytes'])}"
+        lines.append(
+            Text("memory  ")
+            + bar(share, BAR_CELLS)
+            + Text(f"  {held} reserved, {words.size(memory['freeBytes'])} free")
+        )
+    lines.append(_config_line(config))
+    lines += [
+        Text(f"        {entry['name'] or '?'}: {entry['reason']}: {entry['message']}", style="red")
+        for entry in config["rejected"]
+    ]
+    lines.append(_counts(document["models"]))
+    return lines
+
+
+def _config_line(config: Mapping[str, Any]) -> Text:
+    if config["error"] is not None:
+        return Text(f"config  {config['error']['reason']}: {config['error']['message']}", style="bold red")
+    digest = (config["appliedDigest"] or "none yet")[:12]
+    refused = f", {len(config['rejected'])} refused" if config["rejected"] else ""
+    return Text(f"config  {digest}  {config['accepted']} accepted{refused}")
+
+
+def _counts(models: Sequence[Mapping[str, Any]]) -> Text:
+    line = Text("models  ")
+    counts: dict[str, int] = {}
+    for model in models:
+        counts[model["phase"]] = counts.get(model["phase"], 0) + 1
+    for phase, count in counts.items():
+        line += Text(f"{count} {phase}  ", style=STYLES.get(phase, ""))
+    return line if counts else line + Text("none")
+
+
+def model_view(model: Mapping[str, Any], now: float) -> RenderableType:
+    """Return one model: its row, why it stands so, what is next, what to do, and its story."""
+    parts: list[RenderableType] = [models_table([model], now=now)]
+    answer = model.get("explanation")
+    if answer is not None:
+        parts.append(_answer(answer, now))
+    parts.append(_conditions(model))
+    if model.get("history"):
+        parts.append(_story(model["history"], now))
+    return Group(*parts)
+
+
+def _answer(answer: Mapping[str, Any], now: float) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+
+    def row(title: str, text: str | None) -> None:
+        if text:
+            grid.add_row(title, Text(text))
+
+    row("why", answer["summary"])
+    row("since", answer["since"] and f"{ago(answer['since'], now)} ({answer['since']})")
+    row("usual cause", answer["cause"])
+    row("waits for", answer["waitsFor"])
+    row("next", answer["nextStep"])
+    row("next try", answer["nextTime"] and f"{ago(answer['nextTime'], now)} ({answer['nextTime']})")
+    row("what to do", answer["remedy"])
+    memory = answer["memory"]
+    if memory is not None:
+        need, free, budget = (words.size(memory[key]) for key in ("needBytes", "freeBytes", "budgetBytes"))
+        row("memory", f"needs {need}, {free} of the budget of {budget} are free")
+        for holder in memory["holders"]:
+            row("", f"{words.size(holder['bytes']):>10}  {holder['name']}")
+        if memory["otherModels"]:
+            row("", f"{words.size(memory['otherBytes']):>10}  {memory['otherModels']} more models")
+    return grid
+
+
+def _conditions(model: Mapping[str, Any]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for condition in model["conditions"]:
+        style = {"True": "green", "False": "red"}.get(condition["status"], "yellow")
+        status = Text(condition["status"], style=style)
+        grid.add_row(
+            condition["type"], status, f"since {condition['lastTransitionTime']}", condition["reason"] or ""
+        )
+    return grid
+
+
+def _story(history: Sequence[Mapping[str, Any]], now: float) -> Table:
+    table = Table(title="what happened", title_justify="left", expand=False)
+    for column in ("WHEN", "PHASE", "DETAIL"):
+        table.add_column(column, overflow="fold", no_wrap=column != "DETAIL")
+    for each in history:
+        table.add_row(
+            ago(each["time"], now),
+            Text(each["phase"], style=STYLES.get(each["phase"], "")),
+            Text(detail({**each, "progress": None})),
+        )
+    return table
+
+
+def ago(instant: str, now: float) -> str:
+    """Return an RFC 3339 *instant* as `12 s ago` or `in 12 s`."""
+    moment = datetime.fromisoformat(instant).replace(tzinfo=UTC).timestamp()
+    span = words.duration(abs(now - moment))
+    return f"in {span}" if moment > now else f"{span} ago"

@@ -1,0 +1,147 @@
+"""`model-agent status` as a process against a status port: what it prints, and its exit codes."""
+
+import asyncio
+import json
+import sys
+
+import pytest
+from aiohttp import web
+from rich.console import Console
+
+from agent.core.reasons import Reason
+from agent.core.status import Phase, ProgressReading
+from agent.telemetry.views import ago, document_view, model_view
+from agent.web.render import Renderer
+from tests.web.boards import board_with, failed, moving, ready
+from tests.web.test_events import serving
+
+
+async def status(*arguments: str, seconds: float = 20) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "agent", "status", *arguments,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(seconds):
+        out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_all_ready_is_nought():
+    async with serving(board_with(ready("a"))) as url:
+        code, out, _ = await status("--url", url)
+    assert code == 0
+    assert "1 Ready" in out
+
+
+async def test_something_failed_is_one_and_is_told():
+    async with serving(board_with(ready("a"), failed("b"))) as url:
+        code, out, _ = await status("--url", url)
+    assert code == 1
+    assert "NotFound: nothing is there" in " ".join(out.split())
+
+
+async def test_one_model_is_explained():
+    async with serving(board_with(ready("a"), failed("b"))) as url:
+        code, out, _ = await status("--url", url, "b")
+    assert code == 1
+    for words in ("Failed: Nothing is there. 2 tries have failed in a row.", "what to do", "what happened"):
+        assert words in " ".join(out.split())
+
+
+async def test_a_model_that_is_not_there_is_one():
+    async with serving(board_with()) as url:
+        code, out, _ = await status("--url", url, "nobody")
+    assert (code, "no model named 'nobody'" in out) == (1, True)
+
+
+async def test_json_is_the_answer_as_it_is():
+    async with serving(board_with(ready("a"))) as url:
+        code, out, _ = await status("--url", url, "--json")
+    assert (code, json.loads(out)["models"][0]["name"]) == (0, "a")
+
+
+async def test_nobody_there_is_two(unused_tcp_port):
+    code, out, err = await status("--url", f"http://127.0.0.1:{unused_tcp_port}")
+    assert (code, out) == (2, "")
+    assert "is it running" in err
+
+
+async def test_somebody_else_there_is_two():
+    async def hello(_: web.Request) -> web.Response:
+        return web.json_response({"hello": "world"})
+
+    application = web.Application()
+    application.router.add_get("/{any:.*}", hello)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    code, _, err = await status("--url", f"http://127.0.0.1:{runner.addresses[0][1]}")
+    await runner.cleanup()
+    assert (code, "as an agent" in err) == (2, True)
+
+
+async def test_what_is_no_url_is_a_mistake_of_the_user():
+    code, _, err = await status("--url", "localhost:9082")
+    assert (code, "is no URL" in err) == (64, True)
+
+
+async def test_watching_gives_a_line_for_each_change_and_outlives_the_agent():
+    board = board_with(ready("a"))
+    async with serving(board) as url:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "agent", "status", "--url", url, "--watch", "--json",
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        async with asyncio.timeout(20):
+            first = json.loads(await process.stdout.readline())
+            board.post(failed("a"))
+            second = json.loads(await process.stdout.readline())
+    async with asyncio.timeout(20):
+        third = json.loads(await process.stdout.readline())
+    process.terminate()
+    await process.wait()
+    process._transport.close()
+    assert [first["models"][0]["phase"], second["models"][0]["phase"], third] == ["Ready", "Failed", None]
+
+
+def rendered(view) -> str:
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console.print(view)
+    console.file.close()
+    return console.export_text()
+
+
+def test_a_download_has_its_bar():
+    board = board_with(moving("a", Phase.DOWNLOADING))
+    board.progress = lambda _: ProgressReading(50 << 20, 100 << 20, 10.0 * (1 << 20), 5.0)
+    document = json.loads(Renderer(board, lambda at: at).document(["a"]))
+    text = rendered(document_view(document, 0.0))
+    assert "████████········" in text
+    assert "50% 50 MiB of 100 MiB" in text
+
+
+def test_of_too_many_models_those_in_trouble_are_shown():
+    board = board_with(*(ready(f"m{number}") for number in range(100)), failed("z"))
+    document = json.loads(Renderer(board, lambda at: at).document(sorted(board.models)))
+    text = rendered(document_view(document, 0.0, rows=5))
+    assert "NotFound" in text
+    assert "… and 96 more" in text
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_reason_can_be_shown(reason):
+    status = failed("a")
+    board = board_with(
+        type(status)(*[reason if field is Reason.NOT_FOUND else field for field in vals(status)])
+    )
+    model = json.loads(Renderer(board, lambda at: at).explained(board.models["a"]))
+    assert "what to do" in rendered(model_view(model, 0.0))
+
+
+def vals(status):
+    return [getattr(status, name) for name in type(status).__slots__]
+
+
+def test_times_are_told_from_now():
+    assert ago("1970-01-01T00:01:00.000Z", 70.0) == "10 s ago"
+    assert ago("1970-01-01T00:01:00.000Z", 50.0) == "in 10 s"
