@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-from-requirements
 
-.PHONY: demo test lint servers soak bench lock clean
+.PHONY: demo test lint servers soak faults bench lock clean
 
 $(STAMP): pyproject.toml requirements/dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -31,6 +31,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+## faults: every fault of the catalogue with the tests that prove it, and what came of each
+faults: $(STAMP) servers
+	$(BIN)/python -m tests.faults.table
 
 ## soak: what takes minutes
 soak: $(STAMP) servers

@@ -14,6 +14,7 @@ from agent.artifacts.digests import Digests
 from agent.artifacts.errors import disk_errors
 from agent.artifacts.orders import Moved
 from agent.artifacts.progress import Meter
+from agent.artifacts.reserve import reserve
 from agent.core.errors import RetryableError
 from agent.core.reasons import Reason
 
@@ -64,8 +65,7 @@ def _copy(reading: int, writing: int, size: int, meter: Meter, cancelled: thread
     else:
         meter.add(size)
         return size
-    if size:
-        os.posix_fallocate(writing, 0, size)
+    reserve(writing, size)
     move = _copy_range
     done = 0
     while done < size and not cancelled.is_set():

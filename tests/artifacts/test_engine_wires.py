@@ -149,3 +149,15 @@ async def test_a_connection_that_was_closed_while_idle_is_replaced_unseen(engine
             (tmp_path / str(number)).unlink()
         await engine.move(await orders.of(*paths[::3]))
         assert all(orders.read(path) == SMALL for path in paths)
+
+
+async def test_an_address_that_the_policy_refuses_is_never_connected_to(tmp_path):
+    engine = Engine(FAST, policy=lambda address: "it is loopback" if address.is_loopback else None)
+    with FaultyOrigin() as origin:
+        origin.put("/small", SMALL)
+        orders = Orders(origin, tmp_path)
+        with pytest.raises(AgentError) as caught:
+            await engine.move(await orders.of("/small"))
+        assert caught.value.reason is Reason.FORBIDDEN_ADDRESS
+        assert origin.connected == 0
+    engine.close()

@@ -51,6 +51,7 @@ class OrderCrew:
         self._lock = threading.Lock()
         self._moving: dict[Download, Route] = {}
         self._local = 0
+        self._ranged = 0
         self._starved = False
         self._error: BaseException | None = None
         self._over = asyncio.Event()
@@ -95,10 +96,10 @@ class OrderCrew:
 
     async def _feed(self) -> None:
         for order in self._orders:
-            while len(self._moving) + self._local >= _BACKLOG:
+            while self._load >= _BACKLOG:
                 self._room.clear()
                 self._starved = True
-                if len(self._moving) + self._local >= _BACKLOG:
+                if self._load >= _BACKLOG:
                     await self._room.wait()
             source = await patiently(order.source)
             if isinstance(source, HttpSource):
@@ -106,6 +107,11 @@ class OrderCrew:
             elif self._group is not None:
                 self._local += 1
                 self._group.create_task(self._locally(order, source), name="local")
+
+    @property
+    def _load(self) -> int:
+        """How full the backlog is: a large object has two files open, so it counts for eight small ones."""
+        return len(self._moving) + 7 * self._ranged + self._local
 
     async def _begin(self, order: Order, source: HttpSource) -> None:
         route, size = route_of(source), order.obj.size
@@ -118,6 +124,7 @@ class OrderCrew:
                 order, source, self, boot=tools.boot, start_thread=tools.threads.start, now=tools.clock()
             )
             self._moving[download] = route
+            self._ranged += 1
             await tools.threads.run(download.prepare)
         self._tools.pool.offer(self._job, route, download)
         if not self._tools.pool.saturated(self._job):
@@ -157,11 +164,15 @@ class OrderCrew:
         route = self._moving.pop(old, None)
         if route is not None:
             self._moving[new] = route
+            with self._lock:
+                self._ranged -= 1
             self.offer(new)
 
     def done(self, download: Download) -> None:
         """See `Crew`."""
-        self._moving.pop(download, None)
+        if self._moving.pop(download, None) is not None and isinstance(download, Ranged):
+            with self._lock:
+                self._ranged -= 1
         self._count()
 
     def failed(self, error: BaseException) -> None:
@@ -174,7 +185,7 @@ class OrderCrew:
             left = self._left
         if not left:
             self._post(self._over.set)
-        elif self._starved and len(self._moving) + self._local <= _BACKLOG // 2:
+        elif self._starved and self._load <= _BACKLOG * 3 // 4:
             self._starved = False
             self._post(self._room.set)
 

@@ -23,6 +23,7 @@ from agent.artifacts.engine.wire import PlainWire, TlsWire, Wire
 from agent.artifacts.neterrors import network_error
 from agent.core.errors import RetryableError, TerminalError
 from agent.core.reasons import Reason
+from agent.storage.addresses import AddressPolicy, permit_all, refusal
 from agent.storage.base import HttpSource
 
 CONNECT_SECONDS = 10.0
@@ -71,15 +72,18 @@ def request_of(source: HttpSource, span: tuple[int, int] | None) -> bytes:
     return request(target, headers)
 
 
-def dial(route: Route) -> Wire:
-    """Connect. Raises RetryableError or TerminalError that name the host and nothing secret."""
+def dial(route: Route, policy: AddressPolicy = permit_all) -> Wire:
+    """Connect, but to no address that *policy* refuses; a proxy's own address is the operator's choice.
+
+    Raises RetryableError or TerminalError that name the host and nothing secret.
+    """
     try:
         proxy = urlsplit(route.proxy) if route.proxy else None
         place = f"proxy {proxy.hostname}" if proxy else route.place
         hop = (proxy.hostname or "", proxy.port or _PORTS.get(proxy.scheme, 80)) if proxy else None
         if proxy is not None and proxy.scheme != "http":
             raise TerminalError(Reason.STORAGE_ERROR, f"{place}: only http:// proxies are spoken to")
-        sock = _connect(*(hop or (route.host, route.port)))
+        sock = _connect(*hop, permit_all) if hop else _connect(route.host, route.port, policy)
         try:
             if route.proxy and route.secure:
                 _tunnel(sock, route)
@@ -97,8 +101,8 @@ def dial(route: Route) -> Wire:
         raise RetryableError(Reason.STORAGE_UNAVAILABLE, f"{place}: {error}") from error
 
 
-def _connect(host: str, port: int) -> socket.socket:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+def _connect(host: str, port: int, policy: AddressPolicy) -> socket.socket:
+    found = _permitted(host, socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), policy)
     six = [each for each in found if each[0] == socket.AF_INET6]
     four = [each for each in found if each[0] == socket.AF_INET]
     waiting = [each for each in chain.from_iterable(zip_longest(six, four)) if each]
@@ -129,6 +133,16 @@ def _connect(host: str, port: int) -> socket.socket:
         for sock in trying.values():
             sock.close()
     raise failure
+
+
+def _permitted(host: str, found: list[Any], policy: AddressPolicy) -> list[Any]:
+    """Judge the very addresses that are connected to, so that a name cannot change its mind (fault X1)."""
+    reasons = {each[4][0]: refusal(policy, each[4][0]) for each in found}
+    permitted = [each for each in found if reasons[each[4][0]] is None]
+    if found and not permitted:
+        why = "; ".join(f"{address} ({reason})" for address, reason in sorted(reasons.items()))
+        raise TerminalError(Reason.FORBIDDEN_ADDRESS, f"no address of {host} may be connected to: {why}")
+    return permitted
 
 
 def _begin(address: tuple[Any, ...]) -> socket.socket:

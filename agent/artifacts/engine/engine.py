@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 from agent.artifacts.engine.crew import OrderCrew, Tools
+from agent.artifacts.engine.dial import dial
 from agent.artifacts.engine.journal import boot_id
 from agent.artifacts.engine.lane import EpollLane
 from agent.artifacts.engine.local import LocalMoves
@@ -21,12 +22,22 @@ from agent.artifacts.retries import first_error
 from agent.artifacts.threads import Threads
 from agent.core.errors import RetryableError
 from agent.core.reasons import Reason
+from agent.storage.addresses import AddressPolicy, permit_all
 
 
 class Engine:
-    """Moves the bytes of objects to disk; see `Mover`. Threads begin with the first object."""
+    """Moves the bytes of objects to disk; see `Mover`. Threads begin with the first object.
 
-    def __init__(self, settings: EngineSettings | None = None, *, boot: str | None = None) -> None:
+    `policy` refuses addresses to connect to; `boot` names this boot of the machine, found out if not given.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings | None = None,
+        *,
+        policy: AddressPolicy = permit_all,
+        boot: str | None = None,
+    ) -> None:
         self._settings = settings or EngineSettings()
         self._threads = Threads("engine")
         limit = self._settings.bandwidth_limit
@@ -35,7 +46,11 @@ class Engine:
         self._lock = threading.Lock()
         self._crews: dict[Job, OrderCrew] = {}
         self._pool = Pool(
-            self._settings, start_thread=self._threads.start, pick_lane=self._lane, clock=time.monotonic
+            self._settings,
+            start_thread=self._threads.start,
+            pick_lane=self._lane,
+            connect=lambda route: dial(route, policy),
+            clock=time.monotonic,
         )
         self._local = LocalMoves(self._threads, self._throttle)
         self._tools = Tools(

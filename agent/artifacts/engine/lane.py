@@ -10,13 +10,12 @@ from agent.artifacts.engine.exchange import Connection, translated
 from agent.artifacts.engine.http1 import ProtocolError
 from agent.artifacts.engine.pieces import Piece
 from agent.artifacts.engine.pool import Pool
-from agent.artifacts.engine.settings import EngineSettings
+from agent.artifacts.engine.settings import BUFFER_BYTES, EngineSettings
 from agent.artifacts.engine.throttle import Throttle
 from agent.core.errors import AgentError, RetryableError
 from agent.core.reasons import Reason
 
-BUFFER_BYTES = 256 << 10
-_READS_A_TURN = 8
+_READS_A_TURN = 4
 _TICK_SECONDS = 0.25
 
 

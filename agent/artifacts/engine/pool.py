@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from agent.artifacts.engine.dial import Route, dial
+from agent.artifacts.engine.dial import Route
 from agent.artifacts.engine.exchange import Connection
 from agent.artifacts.engine.patience import throttled_seconds
 from agent.artifacts.engine.pieces import Download, Piece
 from agent.artifacts.engine.settings import EngineSettings
+from agent.artifacts.engine.wire import Wire
 from agent.core.errors import AgentError, RetryableError
 from agent.core.reasons import Reason
 
@@ -65,8 +66,10 @@ class Pool:
         *,
         start_thread: Callable[[Callable[[], None]], None],
         pick_lane: Callable[[], Lane],
+        connect: Callable[[Route], Wire],
         clock: Callable[[], float],
     ) -> None:
+        self._connect = connect
         self._settings, self._start_thread, self._pick_lane, self._clock = (
             settings,
             start_thread,
@@ -181,7 +184,7 @@ class Pool:
 
     def _dial(self, route: Route, piece: Piece) -> None:
         try:
-            wire = dial(route)
+            wire = self._connect(route)
         except AgentError as error:
             with self._lock:
                 origin = self._origin(route)

@@ -30,6 +30,7 @@ from agent.artifacts.engine.streamed import Streamed, write_all
 from agent.artifacts.engine.writeback import Writeback
 from agent.artifacts.errors import disk_error, disk_errors
 from agent.artifacts.orders import Moved, Order
+from agent.artifacts.reserve import reserve
 from agent.core.errors import AgentError, RetryableError
 from agent.core.reasons import Reason
 from agent.storage.base import HttpSource
@@ -107,7 +108,7 @@ class Ranged:
                 if os.fstat(descriptor).st_size != self.size:  # new, or not ours: a journal of it is void
                     order.journal.unlink(missing_ok=True)
                     os.ftruncate(descriptor, 0)
-                os.posix_fallocate(descriptor, 0, self.size)
+                reserve(descriptor, self.size)
                 journal, spans = open_journal(
                     order.journal, descriptor, identity=order.obj.identity, size=self.size,
                     algorithm=algorithm, boot=self._boot,

@@ -14,6 +14,7 @@ from agent.artifacts.engine.settings import SMALL_BYTES
 from agent.artifacts.engine.writeback import Writeback
 from agent.artifacts.errors import disk_error, disk_errors
 from agent.artifacts.orders import Moved, Order
+from agent.artifacts.reserve import reserve
 from agent.core.errors import AgentError, RetryableError
 from agent.core.reasons import Reason
 from agent.storage.base import HttpSource
@@ -67,7 +68,7 @@ class Streamed:
         with disk_errors("writing a download", need_bytes=size, volume=order.partial.parent):
             self._descriptor = os.open(order.partial, _FLAGS, 0o644)
             if size > SMALL_BYTES:
-                os.posix_fallocate(self._descriptor, 0, size)
+                reserve(self._descriptor, size)
                 self._writeback = Writeback(self._descriptor, size)
 
     def write(self, piece: Piece, data: memoryview) -> bool:
