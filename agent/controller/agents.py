@@ -50,6 +50,7 @@ class Agents:
         self._changed = changed
         self._ask_seconds = ask_seconds
         self._reports: dict[Key, PodReport] = {}
+        self._tags: dict[Key, str] = {}
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     def report(self, pod: Object) -> PodReport | None:
@@ -60,6 +61,7 @@ class Agents:
         """Drop the reports of pods that are gone."""
         for key in pods:
             self._reports.pop(key, None)
+            self._tags.pop(key, None)
 
     async def ask(self, pods: Collection[Object]) -> None:
         """Ask each pod once, some at a time."""
@@ -75,21 +77,36 @@ class Agents:
             self._changed(pod)
 
     async def _read(self, pod: Object) -> PodReport:
-        limits = aiohttp.ClientTimeout(total=self._ask_seconds)
         try:
-            async with self._session.get(status_url(pod), timeout=limits, allow_redirects=False) as answer:
-                if answer.status != 200:
-                    return _silent(pod, f"its agent answered {answer.status}")
-                body = bytearray()
-                async for chunk in answer.content.iter_any():
-                    body += chunk
-                    if len(body) > _LARGEST_ANSWER:
-                        return _silent(pod, "its agent's answer is longer than 32 MiB")
-            return parse_report(pod, bytes(body))
+            return await self._request(pod)
         except TimeoutError:
             return _silent(pod, f"its agent did not answer within {self._ask_seconds:g} s")
         except (aiohttp.ClientError, OSError) as error:
             return _silent(pod, f"its agent does not answer ({type(error).__name__})")
+
+    async def _request(self, pod: Object) -> PodReport:
+        """Ask for the answer, or for the word that it is the one we have."""
+        known = self._reports.get(key_of(pod))
+        tag = self._tags.pop(key_of(pod), None)
+        headers = {"If-None-Match": tag} if tag is not None else {}
+        limits = aiohttp.ClientTimeout(total=self._ask_seconds)
+        async with self._session.get(
+            status_url(pod), timeout=limits, headers=headers, allow_redirects=False
+        ) as answer:
+            if answer.status == 304 and known is not None and tag is not None:
+                self._tags[key_of(pod)] = tag
+                return known
+            if answer.status != 200:
+                return _silent(pod, f"its agent answered {answer.status}")
+            body = bytearray()
+            async for chunk in answer.content.iter_any():
+                body += chunk
+                if len(body) > _LARGEST_ANSWER:
+                    return _silent(pod, "its agent's answer is longer than 32 MiB")
+            report = parse_report(pod, bytes(body))
+            if report.problem is None and "ETag" in answer.headers:
+                self._tags[key_of(pod)] = answer.headers["ETag"]
+            return report
 
 
 def parse_report(pod: Object, body: bytes) -> PodReport:

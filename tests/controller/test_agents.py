@@ -1,0 +1,98 @@
+"""The controller's reader against the agent's own status port, so that the two cannot drift apart."""
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from agent.controller.agents import DEFAULT_PORT, Agents, is_ready, parse_report, status_url
+from agent.core.model import Rejection
+from agent.core.modelstatus import serves
+from agent.core.reasons import Reason
+from agent.core.trainedmodel import parse
+from agent.telemetry.board import ConfigWord
+from agent.telemetry.metrics import Metrics
+from agent.web.render import Renderer
+from agent.web.server import StatusSite
+from tests.core.trainedmodels import trained_model
+from tests.fakes.cluster import pod
+from tests.web.boards import board_with, failed, ready
+
+
+@pytest.fixture
+async def agent():
+    """Return the board of a real status port, and the pod that it would be in."""
+    board = board_with(ready("a", "s3://b/m"), failed("b"))
+    renderer = Renderer(board, lambda moment: moment)
+    site = StatusSite(board, renderer, lambda: True, Metrics(board, lambda: 0.0).scrape)
+    runner = web.AppRunner(site.application(), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield board, pod("pod-a", port=runner.addresses[0][1])
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def agents():
+    async with aiohttp.ClientSession() as session:
+        changed = []
+        agents = Agents(session, changed.append, ask_seconds=5.0)
+        agents.told = changed
+        yield agents
+
+
+async def test_what_the_agent_says_is_understood(agent, agents):
+    board, there = agent
+    rejected = Rejection("r", Reason.INVALID_MEMORY, "entry [2]: words")
+    board.say(config=ConfigWord("/p", "d1", "d0", 1, (rejected, Rejection(None, Reason.INVALID_NAME, "w"))))
+    await agents.ask([there])
+    report = agents.report(there)
+    assert (report.problem, report.digest) == (None, "d0")
+    assert report.rejected == {"r": ("InvalidMemory", "entry [2]: words")}
+    assert (report.models["b"].phase, report.models["b"].reason) == ("Failed", "NotFound")
+    assert serves(report, parse(trained_model("a", memory="1Mi")), None)
+    assert not serves(report, parse(trained_model("a", "s3://b/other", "1Mi")), None)
+    assert not serves(report, parse(trained_model("b")), None)
+
+
+async def test_an_answer_that_did_not_change_is_not_news(agent, agents):
+    board, there = agent
+    for _ in range(3):
+        await agents.ask([there])
+    assert len(agents.told) == 1
+    board.post(failed("c"))
+    await agents.ask([there])
+    assert len(agents.told) == 2
+    assert "c" in agents.report(there).models
+
+
+async def test_a_pod_that_nobody_answers_in_is_told_by_name_and_comes_back(agent, agents):
+    _, there = agent
+    gone = pod("pod-a", port=1)
+    await agents.ask([there])
+    await agents.ask([gone])
+    assert agents.report(there).problem == "its agent does not answer (ClientConnectorError)"
+    await agents.ask([there])
+    assert agents.report(there).problem is None
+    agents.forget([("default", "pod-a")])
+    assert agents.report(there) is None
+
+
+def test_the_port_is_found_by_its_name_else_it_is_the_default():
+    assert status_url(pod("p", port=7)) == "http://127.0.0.1:7/status"
+    plain = pod("p") | {"spec": {"containers": [{"name": "agent"}]}}
+    assert status_url(plain) == f"http://127.0.0.1:{DEFAULT_PORT}/status"
+    six = plain | {"status": {"podIP": "fd00::1"}}
+    assert status_url(six) == f"http://[fd00::1]:{DEFAULT_PORT}/status"
+
+
+def test_only_a_ready_pod_with_an_address_that_is_not_going_counts():
+    assert is_ready(pod("p"))
+    assert not is_ready(pod("p") | {"status": {"podIP": "127.0.0.1"}})
+    assert not is_ready(pod("p") | {"status": {"conditions": [{"type": "Ready", "status": "True"}]}})
+    going = pod("p")
+    going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert not is_ready(going)
+
+
+def test_an_answer_of_another_shape_is_a_pod_that_does_not_answer():
+    assert parse_report(pod("p"), b'{"models":[{}],"config":{}}').problem.startswith("its agent's answer")
