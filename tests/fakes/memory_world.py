@@ -8,14 +8,18 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from agent.core.actions import Action, Fetch, Load, Unload
-from agent.core.errors import AgentError, TerminalError
+from agent.core.errors import AgentError, RetryableError, TerminalError
 from agent.core.model import ModelName, ObservedState, Revision, StoredRevision, Told
 from agent.core.reasons import Reason
 
 
 @dataclass
 class MemoryWorld:
-    """`content` maps a URI to the revision that storage holds; absent URIs are NotFound."""
+    """`content` maps a URI to the revision that storage holds; absent URIs are NotFound.
+
+    `previous` is what was confirmed before an open intent; a revision of `poison` takes the server down.
+    With `done_by_orphans` the server ends what it was asked although the agent that asked is gone.
+    """
 
     content: dict[str, Revision] = field(default_factory=dict)
     fetch_faults: dict[str, AgentError] = field(default_factory=dict)
@@ -33,6 +37,9 @@ class MemoryWorld:
     running: dict[ModelName, Action] = field(default_factory=dict)
     peak: Counter = field(default_factory=Counter)
     lowest: dict[ModelName, int] = field(default_factory=dict)
+    previous: dict[ModelName, Told] = field(default_factory=dict)
+    poison: set[str] = field(default_factory=set)
+    done_by_orphans: bool = False
 
     def observe(self) -> ObservedState:
         return ObservedState(
@@ -77,20 +84,34 @@ class MemoryWorld:
 
     async def _load(self, action: Load) -> None:
         self._check_budget()
-        before = self.told.get(action.name)
+        name, before = action.name, self.told.get(action.name)
+        if before is not None and before.confirmed:
+            self.previous[name] = before
+        good = before if before is None or before.confirmed else self.previous.get(name)
         bytes_ = action.spec.memory_bytes
-        self.told[action.name] = Told(
-            action.revision, action.uri, action.spec.framework, bytes_, confirmed=False
-        )
-        await asyncio.sleep(self.load_seconds)
+        intent = Told(action.revision, action.uri, action.spec.framework, bytes_, confirmed=False)
+        self.told[name] = replace(intent, memory_bytes=max(bytes_, action.replaces_bytes))
+        try:
+            await asyncio.sleep(self.load_seconds)
+        except asyncio.CancelledError:
+            if self.done_by_orphans and action.revision not in self.bad_revisions | self.poison:
+                self.loaded[name] = (action.revision, bytes_)
+            raise
+        if action.revision in self.poison:
+            self._remember(name, replace(good, confirmed=False) if good is not None else intent)
+            self.restart_server()
+            raise RetryableError(Reason.SERVER_CRASHED, "the server ended while it loaded these bytes")
         if action.revision in self.bad_revisions:
-            if before is None:
-                del self.told[action.name]
-            else:
-                self.told[action.name] = before
+            self._remember(name, good)
             raise TerminalError(Reason.LOAD_REJECTED, "these bytes are no model")
-        self.told[action.name] = replace(self.told[action.name], confirmed=True)
-        self.loaded[action.name] = (action.revision, bytes_)
+        self.told[name] = replace(intent, confirmed=True)
+        self.loaded[name] = (action.revision, bytes_)
+
+    def _remember(self, name: ModelName, told: Told | None) -> None:
+        if told is None:
+            self.told.pop(name, None)
+        else:
+            self.told[name] = told
 
     async def _unload(self, action: Unload) -> None:
         await asyncio.sleep(self.load_seconds)

@@ -1,0 +1,58 @@
+"""`make faults`: runs every test that the catalogue names and prints what came of each fault."""
+
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from tests.faults.catalogue import Fault, catalogue, named, proves, without_parameters
+
+
+class Results:
+    """A plugin that keeps the outcomes by test, without its parameters."""
+
+    def __init__(self) -> None:
+        self.of: defaultdict[str, list[str]] = defaultdict(list)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            self.of[without_parameters(report.nodeid)].append(report.outcome)
+
+
+def outcome(fault: Fault, results: Mapping[str, Sequence[str]]) -> tuple[str, int]:
+    """The word for one fault, and how many tests spoke for it."""
+    heard = [
+        [word for found, words in results.items() if proves(node, found) for word in words]
+        for node in fault.tests
+    ]
+    words = [word for each in heard for word in each]
+    if "failed" in words:
+        return "FAILED", len(words)
+    if not fault.tests:
+        return ("not here" if fault.reason else "NOT YET"), 0
+    if not all("passed" in each for each in heard):
+        return "not run", len(words)
+    return ("passed, part" if fault.gap else "passed"), len(words)
+
+
+def rows(faults: Mapping[str, Fault], results: Mapping[str, Sequence[str]]) -> list[str]:
+    lines = []
+    for name, fault in faults.items():
+        word, count = outcome(fault, results)
+        lines.append(f"{name:<4}{'gate' if fault.gate else '':<5}{word:<13}{count:>4}  {fault.fault}")
+        lines += [f"{'':<28}· {note}" for note in (fault.gap, fault.reason) if note]
+    return lines
+
+
+def main() -> int:
+    faults, results = catalogue(), Results()
+    code = pytest.main(["-q", "--no-header", "-p", "no:cacheprovider", *named(faults)], plugins=[results])
+    print("\n".join(["", *rows(faults, results.of)]))
+    words = [outcome(fault, results.of)[0] for fault in faults.values()]
+    print("; ".join(f"{words.count(word)} {word}" for word in sorted(set(words))), f"of {len(faults)}")
+    return int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""The table of faults is whole and true: every id answered, every test named one that pytest collects."""
+
+from tests.faults.catalogue import COUNTS, GATE, catalogue, proves
+
+
+def test_every_fault_of_the_catalogue_is_there_and_no_other():
+    assert list(catalogue()) == [
+        f"{letter}{n}" for letter, count in COUNTS.items() for n in range(1, count + 1)
+    ]
+
+
+def test_each_fault_has_a_test_a_reason_or_a_gap_that_is_named():
+    silent = [name for name, fault in catalogue().items() if not (fault.tests or fault.reason or fault.gap)]
+    assert silent == []
+
+
+def test_each_test_named_is_one_that_pytest_collects(collected):
+    lost = {
+        (name, node)
+        for name, fault in catalogue().items()
+        for node in fault.tests
+        if not any(proves(node, test.node) for test in collected)
+    }
+    assert lost == set()
+
+
+def test_the_release_gate_is_the_one_of_the_catalogue():
+    gate = [f"{letter}{number}" for letter, numbers in GATE.items() for number in numbers]
+    assert [name for name, fault in catalogue().items() if fault.gate] == gate
+
+
+def test_what_a_release_waits_for_is_tested_without_the_soak(collected):
+    quick = [test.node for test in collected if not test.soak]
+    untested = [
+        name
+        for name, fault in catalogue().items()
+        if fault.gate and not any(proves(node, found) for node in fault.tests for found in quick)
+    ]
+    assert untested == []
