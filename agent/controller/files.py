@@ -5,8 +5,9 @@ where anything is refused.
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,9 +17,11 @@ from agent.core.modelconfig import ConfigError, desired_state
 from agent.core.parents import PARENT_LABEL, Owner, Parent, Shard, read_parent
 from agent.core.placement import place
 from agent.core.trainedmodel import API_VERSION, KIND, TrainedModel, parse
+from agent.core.uri import scheme_of
 from agent.core.validation import Fault, faults
 
 STDIN = "-"
+_EXTRAS = {"s3": ("boto3", "s3"), "gs": ("google.cloud.storage", "gcs")}
 _LARGEST = 32 * 1024 * 1024
 
 
@@ -30,24 +33,40 @@ class _Found:
     value: Any
 
 
-def validate_files(paths: Sequence[str], out: TextIO, err: TextIO) -> int:
+def is_installed(module: str) -> bool:
+    """Tell whether a module can be imported here, without importing it."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def validate_files(
+    paths: Sequence[str], out: TextIO, err: TextIO, installed: Callable[[str], bool] = is_installed
+) -> int:
     """Check every TrainedModel, model ConfigMap and bare models.json in the files ("-" is standard input).
 
     Writes a line a fault, `FILE: document N: FIELD: MESSAGE`, to *err*, and one line of summary to
-    *out*. Objects of other kinds are passed over.
+    *out*. Objects of other kinds are passed over. A scheme whose package is not *installed* here is a
+    warning alone, for the agent runs elsewhere.
     """
     checked = wrong = 0
+    schemes: set[str | None] = set()
     for path in paths:
         try:
             text = _read(path)
             for found in _found(path, text):
                 checked_here, problems = _check(found.value, text)
+                schemes |= _schemes(found.value)
                 checked += checked_here
                 wrong += bool(problems)
                 err.writelines(f"{found.place}: {problem}\n" for problem in problems)
         except (OSError, ValueError) as error:
             wrong += 1
             err.write(f"{path}: {_words(error)}\n")
+    for scheme, (module, extra) in _EXTRAS.items():
+        if scheme in schemes and not installed(module):
+            err.write(f"warning: {scheme}:// needs {module} where the agent runs: model-agent[{extra}]\n")
     out.write(f"{checked} checked, {wrong} with faults\n")
     return 1 if wrong else 0
 
@@ -102,6 +121,11 @@ def _check(value: Any, text: str) -> tuple[int, list[Fault]]:
     if isinstance(data, Mapping) and isinstance(data.get(DATA_KEY), str):
         return 1, _config_faults(data[DATA_KEY])
     return (0, []) if isinstance(value, Mapping) else (1, [Fault("document", "it is no object and no list")])
+
+
+def _schemes(value: Any) -> set[str | None]:
+    model = value.get("spec", {}).get("model", {}) if _is_kind(value, KIND) and not faults(value) else {}
+    return {scheme_of(model["storageUri"])} if model else set()
 
 
 def _config_faults(text: str) -> list[Fault]:

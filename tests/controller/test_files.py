@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.controller.documents import DocumentError, dump_documents, load_documents
-from agent.controller.files import render_files, validate_files
+from agent.controller.files import is_installed, render_files, validate_files
 from agent.core.modelconfig import desired_state
 from agent.core.trainedmodel import parse
 from tests.core.trainedmodels import GOOD, trained_model
@@ -134,3 +134,13 @@ def test_rendering_twice_gives_the_same_bytes_whatever_the_order(run):
     objects = [trained_model(name) for name in "abc"]
     one = run(render_files, dump_documents(objects), isvc=None)
     assert one == run(render_files, dump_documents(reversed(objects)), isvc=None)
+
+
+def test_a_package_that_is_not_installed_is_a_warning_and_no_fault(tmp_path):
+    file = tmp_path / "f.json"
+    file.write_text(json.dumps(trained_model(uri="s3://b/m")))
+    out, err = io.StringIO(), io.StringIO()
+    assert validate_files([str(file)], out, err, lambda _: False) == 0
+    assert err.getvalue() == "warning: s3:// needs boto3 where the agent runs: model-agent[s3]\n"
+    assert is_installed("json")
+    assert not is_installed("no.such.module")
