@@ -140,6 +140,7 @@ def _model(model: Mapping[str, Any]) -> ModelReport:
         storage_uri=spec.get("storageUri"),
         framework=spec.get("framework"),
         memory=spec.get("memory"),
+        current=model.get("revision") is not None and model["revision"] == model.get("servedRevision"),
     )
 
 

@@ -37,6 +37,7 @@ from agent.core.trainedmodel import (
     parse,
     parse_status,
 )
+from agent.core.uri import redacted
 from agent.core.validation import Fault, faults
 
 Object = Mapping[str, Any]
@@ -152,7 +153,9 @@ def decide(reading: Reading, layout: Layout, now: str) -> Decision:
         if item.is_going:
             continue
         if item.faults:
+            uri = item.model.spec.model.storage_uri
             words = "; ".join(str(fault) for fault in item.faults)
+            words = words.replace(uri, redacted(uri)) if uri else words
             status = refused_status(item.model, Reason.INVALID_SPEC, words)
         else:
             status = model_status(

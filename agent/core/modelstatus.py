@@ -8,6 +8,7 @@ condition against Ready (design §8.16).
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from agent.core.parents import Parent, predict_path
 from agent.core.placement import Placement, Refusal, entry
@@ -16,13 +17,28 @@ from agent.core.trainedmodel import Condition, TrainedModel, TrainedModelStatus
 from agent.core.uri import redacted
 
 MAX_MESSAGE = 1024
+OUR_CONDITIONS = frozenset(
+    {
+        "InferenceServiceReady",
+        "IsMMSPredictor",
+        "MemoryResourceAvailable",
+        "Loaded",
+        "Ready",
+        "Reconciling",
+        "Stalled",
+    }
+)
+OUR_FIELDS = frozenset({"url", "address", "observedGeneration", "loaded", "replicas", "shard"})
 _SERVICE_MESSAGE = "Inference Service needs to be ready before Trained Model can be ready"
 _PREDICTOR_MESSAGE = "Inference Service predictor is not configured for multi-model serving"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelReport:
-    """What one agent says of one model; `reason` is null only where it is ready and up to date."""
+    """What one agent says of one model; `reason` is null only where it is ready and up to date.
+
+    `current` is whether the served revision is the wanted one, which it may be with a reason, too.
+    """
 
     phase: str
     ready: bool
@@ -31,6 +47,7 @@ class ModelReport:
     storage_uri: str | None
     framework: str | None
     memory: str | None
+    current: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +97,7 @@ def serves(report: PodReport, model: TrainedModel, digest: str | None) -> bool:
     The agent shows URIs without their query; where there is one, only the document's digest is proof.
     """
     said = report.models.get(model.name)
-    if said is None or not said.ready or said.reason is not None:
+    if said is None or not said.ready or not (said.current or said.reason is None):
         return False
     wanted = entry(model)
     if digest is not None and report.digest == digest:
@@ -140,6 +157,24 @@ def refused_status(model: TrainedModel, reason: Reason, message: str) -> Trained
     return TrainedModelStatus(
         conditions=tuple(replace(item, observed_generation=generation) for item in conditions),
         observed_generation=generation,
+    )
+
+
+def stalled(status: TrainedModelStatus, reason: Reason, message: str) -> TrainedModelStatus:
+    """Add that the user has to act, in place of what else was said of progress."""
+    kept = [item for item in status.conditions if item.type not in {"Reconciling", "Stalled"}]
+    generation = status.observed_generation
+    kept.append(Condition("Stalled", "True", reason, message, observed_generation=generation))
+    return replace(status, conditions=tuple(sorted(kept, key=lambda item: item.type)))
+
+
+def same_status(desired: Mapping[str, Any], observed: Mapping[str, Any]) -> bool:
+    """Tell whether a stored status says what we would write, apart from what others say there."""
+    theirs = observed.get("conditions")
+    listed = theirs if isinstance(theirs, list) else []
+    said = [item for item in listed if isinstance(item, Mapping) and item.get("type") in OUR_CONDITIONS]
+    return said == desired["conditions"] and all(
+        desired.get(key) == observed.get(key) for key in OUR_FIELDS | desired.keys() - {"conditions"}
     )
 
 
@@ -228,8 +263,10 @@ def _word(report: PodReport, model: TrainedModel, digest: str | None) -> _Word:
     wanted = entry(model)
     if said is None or said.storage_uri not in {wanted.storage_uri, redacted(wanted.storage_uri)}:
         return _Word(report.pod, "waiting", Reason.CONFIG_PENDING, "its agent has not seen this spec yet")
-    kind = "failed" if said.phase == "Failed" else "waiting"
-    return _Word(report.pod, kind, said.reason or Reason.CONFIG_PENDING, said.message or said.phase)
+    if said.phase == "Failed":
+        return _Word(report.pod, "failed", said.reason or Reason.INTERNAL_ERROR, said.message or "")
+    # no message: what is on its way changes its words with every byte, and each word is a write
+    return _Word(report.pod, "waiting", said.reason or Reason.CONFIG_PENDING, said.phase)
 
 
 def _replicas(words: Collection[_Word]) -> Replicas:

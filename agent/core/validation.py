@@ -118,5 +118,5 @@ def _text_faults(field: str, value: str, pattern: str | None, length: int) -> li
     if len(value) > length:
         return [Fault(field, f"{field} has {len(value)} characters, more than {length}")]
     if pattern is not None and re.fullmatch(pattern[1:-1], value) is None:
-        return [Fault(field, f"{field} {value[:80]!a} does not match {pattern}")]
+        return [Fault(field, f"{field} does not match {pattern}")]
     return []

@@ -167,6 +167,13 @@ def test_a_spec_that_became_bad_keeps_its_entry_and_everybody_elses(models, name
     assert listed_models(world.maps[0]) == before
 
 
+def test_a_signed_uri_that_is_refused_is_not_told_in_the_status():
+    world = world_of("isvc", [trained_model("a", uri="abfs://c/m?sig=hunter2")])
+    world.rest()
+    assert "hunter2" not in str(world.models["a"]["status"])
+    assert "storageUri field is invalid" in str(world.models["a"]["status"])
+
+
 @given(st.lists(ANY, max_size=4))
 def test_objects_of_any_shape_are_looked_at(objects):
     world = world_of("isvc", [])

@@ -132,6 +132,11 @@ def test_an_old_revision_that_still_serves_is_not_counted_as_loaded():
     assert told(status_of(pod("pod-a", old)), "Loaded") == ("False", "LoadRejected")
 
 
+def test_a_model_that_serves_what_is_wanted_counts_whatever_else_its_agent_says():
+    crowded = replace(READY, reason="OverCommitted", current=True)
+    assert told(status_of(pod("pod-a", crowded)), "Loaded") == ("True", "Loaded")
+
+
 def test_an_agent_that_has_not_seen_the_spec_yet_is_waited_for():
     old = replace(READY, storage_uri="s3://b/old")
     status = status_of(pod("pod-a", old))
