@@ -107,9 +107,8 @@ async def beside_a_large_one(origin: FaultyOrigin, content: bytes, folder: Path)
         return f"median {statistics.median(seconds) * 1000:.0f} ms, longest {max(seconds) * 1000:.0f} ms"
 
     print(f"20 small models alone: {told(alone)}; behind a large one: {told(beside)}")
-    print(
-        f"longest {max(beside) / max(alone):.1f} ×; the large one was {'still' if still else 'no longer'} under way"
-    )
+    way = "still" if still else "no longer"
+    print(f"longest {max(beside) / max(alone):.1f} ×; the large one was {way} under way")
 
 
 async def sharing(origin: FaultyOrigin, content: bytes, folder: Path) -> None:

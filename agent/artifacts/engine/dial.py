@@ -5,7 +5,6 @@ Addresses of both families are tried in turn a quarter of a second apart, so tha
 """
 
 import base64
-import contextlib
 import errno
 import os
 import select
@@ -40,6 +39,7 @@ class Route:
     port: int
     proxy: str | None = field(repr=False)
     context: ssl.SSLContext | None = field(repr=False)
+    judged: bool = True
 
     @property
     def place(self) -> str:
@@ -55,7 +55,8 @@ def route_of(source: HttpSource) -> Route:
     except (ValueError, KeyError):
         raise TerminalError(Reason.STORAGE_ERROR, "storage gave an address that is no http address") from None
     secure = parts.scheme == "https"
-    return Route(secure, host, port, source.proxy, source.ssl_context if secure else None)
+    context = source.ssl_context if secure else None
+    return Route(secure, host, port, source.proxy, context, judged=source.judged)
 
 
 def request_of(source: HttpSource, span: tuple[int, int] | None) -> bytes:
@@ -83,7 +84,8 @@ def dial(route: Route, policy: AddressPolicy = permit_all) -> Wire:
         hop = (proxy.hostname or "", proxy.port or _PORTS.get(proxy.scheme, 80)) if proxy else None
         if proxy is not None and proxy.scheme != "http":
             raise TerminalError(Reason.STORAGE_ERROR, f"{place}: only http:// proxies are spoken to")
-        sock = _connect(*hop, permit_all) if hop else _connect(route.host, route.port, policy)
+        asked = policy if route.judged and not hop else permit_all
+        sock = _connect(*(hop or (route.host, route.port)), asked)
         try:
             if route.proxy and route.secure:
                 _tunnel(sock, route)
@@ -197,22 +199,4 @@ def _authorization(proxy: str | None) -> Mapping[str, str]:
 
 def _start_tls(sock: socket.socket, route: Route) -> Wire:
     context = route.context or ssl.create_default_context()
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = context.wrap_bio(incoming, outgoing, server_hostname=route.host)
-    while True:
-        try:
-            tls.do_handshake()
-        except ssl.SSLWantReadError:
-            sock.sendall(outgoing.read())
-            data = sock.recv(64 << 10)
-            if not data:
-                raise ConnectionResetError("the handshake broke off") from None
-            incoming.write(data)
-            continue
-        except ssl.SSLError:
-            with contextlib.suppress(OSError):  # tell the other side why
-                sock.sendall(outgoing.read())
-            raise
-        if outgoing.pending:
-            sock.sendall(outgoing.read())
-        return TlsWire(sock, tls, incoming, outgoing)
+    return TlsWire(context.wrap_socket(sock, server_hostname=route.host))

@@ -1,0 +1,145 @@
+"""Objects that come by no HTTP request: files of this machine, and readers of a library."""
+
+import asyncio
+import threading
+
+import google_crc32c
+import pytest
+
+from agent.artifacts.engine.engine import Engine
+from agent.artifacts.engine.settings import EngineSettings
+from agent.artifacts.fetch import Fetcher
+from agent.artifacts.progress import Progress
+from agent.artifacts.store import Store
+from agent.core.errors import RetryableError
+from agent.core.reasons import Reason
+from agent.storage.base import Listing, ReaderSource, RemoteObject
+from agent.storage.file import FileProvider
+
+CONTENT = bytes(range(256)) * 80_000  # 20 MB: more than two pieces of a reader
+
+
+class Library:
+    """A provider whose objects only a library can read."""
+
+    def __init__(self, content=CONTENT, *, size=None, checksums=None):
+        self.content, self.identity = content, "library:1"
+        self.object = RemoteObject("m.bin", "m", size, self.identity, checksums=checksums or {})
+        self.reads = []
+        self.hook = lambda start: None
+
+    async def resolve(self, uri):
+        return Listing((self.object,), single=True)
+
+    async def source(self, obj):
+        return ReaderSource(self.read, self.recheck)
+
+    def read(self, start, stop):
+        self.reads.append((start, stop))
+        self.hook(start)
+        return self.content[start:stop]
+
+    async def recheck(self):
+        return self.identity
+
+    async def close(self):
+        return
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store.open(tmp_path / "models", tmp_path / "store") as store:
+        yield store
+
+
+@pytest.fixture
+async def fetch(store):
+    engine = Engine(EngineSettings())
+
+    async def fetch(provider, uri="lib://m"):
+        stored = await Fetcher(lambda _: provider, store, engine).fetch(uri, Progress(), relist=True)
+        manifest = store.manifest(uri, stored.revision)
+        return {entry.path: store.blob_path(entry.blob).read_bytes() for entry in manifest.entries}
+
+    yield fetch
+    engine.close()
+
+
+@pytest.mark.parametrize("size", [None, len(CONTENT)])
+async def test_a_library_is_read_piece_by_piece_to_its_end(fetch, size):
+    assert await fetch(Library(size=size)) == {"m.bin": CONTENT}
+
+
+async def test_what_a_library_reads_is_checked_like_anything_else(fetch, store):
+    right = {"crc32c": f"{google_crc32c.value(CONTENT):08x}"}
+    library = Library(CONTENT[:-1] + b"?", size=len(CONTENT), checksums=right)
+    with pytest.raises(RetryableError) as caught:
+        await fetch(library)
+    assert caught.value.reason is Reason.INTEGRITY_MISMATCH
+    assert store.revisions() == {}
+
+
+async def test_a_library_that_returns_too_little_is_not_believed(fetch):
+    with pytest.raises(RetryableError) as caught:
+        await fetch(Library(CONTENT[:-1], size=len(CONTENT)))
+    assert caught.value.reason is Reason.INTEGRITY_MISMATCH
+
+
+async def test_an_object_that_changed_while_a_library_read_it_is_not_spliced(fetch, store):
+    library = Library(size=len(CONTENT))
+
+    def change(start):
+        if start:
+            library.identity = "library:2"
+
+    library.hook = change
+    with pytest.raises(RetryableError) as caught:
+        await fetch(library)
+    assert caught.value.reason is Reason.SNAPSHOT_CHANGED
+    assert store.revisions() == {}
+
+
+async def test_a_library_that_hangs_does_not_hold_up_a_cancel(fetch):
+    library, reading, loop = Library(), asyncio.Event(), asyncio.get_running_loop()
+    never = threading.Event()
+
+    def hang(start):
+        loop.call_soon_threadsafe(reading.set)
+        never.wait(30)
+
+    library.hook = hang
+    task = asyncio.ensure_future(fetch(library))
+    await reading.wait()
+    task.cancel()
+    async with asyncio.timeout(1):
+        await asyncio.wait([task])
+    never.set()
+    assert task.cancelled()
+
+
+async def test_files_of_this_machine_are_copied_and_never_linked(fetch, store, tmp_path):
+    folder = tmp_path / "share" / "model"
+    (folder / "deep").mkdir(parents=True)
+    for number in range(30):
+        (folder / f"{number}.bin").write_bytes(CONTENT[number : number + 1000 * number])
+    (folder / "deep" / "large.bin").write_bytes(CONTENT)
+    got = await fetch(FileProvider([tmp_path / "share"]), f"file://{folder}")
+    assert got.pop("deep/large.bin") == CONTENT
+    assert got == {f"{n}.bin": CONTENT[n : n + 1000 * n] for n in range(30)}
+    assert (folder / "deep" / "large.bin").stat().st_nlink == 1
+
+
+async def test_a_file_that_is_written_while_it_is_copied_is_snapshot_changed(fetch, store, tmp_path):
+    file = tmp_path / "share" / "m.bin"
+    file.parent.mkdir()
+    file.write_bytes(CONTENT)
+
+    class Written(FileProvider):
+        async def source(self, obj):
+            file.write_bytes(CONTENT + b"more")
+            return await super().source(obj)
+
+    with pytest.raises(RetryableError) as caught:
+        await fetch(Written([tmp_path / "share"]), f"file://{file}")
+    assert caught.value.reason is Reason.SNAPSHOT_CHANGED
+    assert store.revisions() == {}
