@@ -23,6 +23,7 @@ from agent.core.disk import DiskPolicy
 from agent.core.errors import AgentError, TerminalError
 from agent.core.model import DesiredState
 from agent.core.plan import Rules
+from agent.core.reach import Denied
 from agent.core.reasons import Reason
 from agent.reconcile.config import ConfigKeeper, DocumentRules
 from agent.reconcile.loop import Clock, Limits, Outlook, Reconciler
@@ -34,6 +35,7 @@ from agent.servers.base import ModelServer
 from agent.servers.detect import connect, server_urls
 from agent.servers.v2 import Patience
 from agent.settings import Settings
+from agent.storage.addresses import AddressPolicy, permit_all
 from agent.storage.base import StorageProvider
 from agent.telemetry.board import Board, ConfigWord, MemoryWord, ServerWord
 from agent.telemetry.metrics import Metrics
@@ -141,7 +143,8 @@ class Sidecar:
 
     async def _serve(self, store: Store) -> None:
         settings = self._settings
-        providers = Providers(self._environ, settings.allowed_roots)
+        denied = Denied(settings.deny_address)
+        providers = Providers(self._environ, settings.allowed_roots, denied, settings.allow_host)
         policy = DiskPolicy(budget_bytes=settings.disk_budget)
         room = Room(store, lambda: reconciler.wanted_uris(), policy)  # noqa: PLW0108 - made below
         engine = Engine(
@@ -149,9 +152,10 @@ class Sidecar:
                 max_connections=settings.max_connections,
                 bandwidth_limit=settings.bandwidth_limit,
                 min_rate=settings.min_rate,
-            )
+            ),
+            policy=denied,
         )
-        fetcher = Fetcher(providers, store, engine, make_room=room.make)
+        fetcher = Fetcher(providers, store, engine, make_room=room.make, allowed_uris=settings.allow_uri)
         wakeup = Wakeup()
         link = ServerLink(self._server(), lambda: self._server_changed(link, wakeup))
         pod = Pod(store, fetcher, link, self._clock.now, self.metrics.moved)
@@ -280,8 +284,15 @@ FAMILIES = {"s3": "s3", "gs": "gs", "http": "http", "https": "http", "file": "fi
 class Providers:
     """The storage providers by scheme, each made when it is first asked for."""
 
-    def __init__(self, environ: Mapping[str, str], allowed_roots: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        allowed_roots: Sequence[Path],
+        policy: AddressPolicy = permit_all,
+        allowed_hosts: Sequence[str] = (),
+    ) -> None:
         self._environ, self._allowed_roots = environ, allowed_roots
+        self._policy, self._allowed_hosts = policy, allowed_hosts
         self._made: dict[str, StorageProvider] = {}
 
     def __call__(self, scheme: str) -> StorageProvider:
@@ -302,7 +313,7 @@ class Providers:
             case "http":
                 from agent.storage.http import HttpProvider  # noqa: PLC0415
 
-                return HttpProvider(self._environ)
+                return HttpProvider(self._environ, policy=self._policy, allowed_hosts=self._allowed_hosts)
             case "s3":
                 from agent.storage.s3 import S3Provider  # noqa: PLC0415
 

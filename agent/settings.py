@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from agent.core.quantity import parse_quantity
+from agent.core.reach import Network, networks, prefixes, words
 
 ENV_PREFIX = "MODELAGENT_"
 DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
@@ -87,6 +88,11 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return parse
 
 
+def optional_networks(text: str) -> tuple[Network, ...] | None:
+    """Return the networks of a list, None where nothing is said. Raises ValueError."""
+    return networks(text) if text else None
+
+
 def path_list(text: str) -> tuple[Path, ...]:
     """Return the absolute paths of a list separated by colons. Raises ValueError."""
     paths = tuple(Path(part) for part in text.split(":") if part)
@@ -131,6 +137,19 @@ FLAGS: tuple[Flag, ...] = (
         "KServe's switch; `run` always pulls, with it KServe's defaults are used",
     ),
     Flag("port", port, "9081", "KServe's agent port (the proxy that stands in for KServe's agent)"),
+    Flag("drain-quiet", duration, "30s", "after SIGTERM the proxy ends once no request came for so long"),
+    Flag(
+        "agent-socket",
+        str,
+        "@/kserve/agent.sock",
+        "abstract unix socket of the proxy, KServe's own name by default",
+    ),
+    Flag(
+        "on-unsupported",
+        one_of("fail", "ignore"),
+        "fail",
+        "what the image's entry point does when it is asked to log or batch requests, which it does not",
+    ),
     Flag("component-port", port, "8080", "port of the model server when --server-url is not given"),
     Flag("server-url", str, "", "model server, http://, https:// or unix://; default: found out, see below"),
     Flag(
@@ -182,6 +201,15 @@ FLAGS: tuple[Flag, ...] = (
         "/mnt/pvc",
         "folders that file:// and pvc:// may read, separated by colons",
     ),
+    Flag(
+        "deny-address",
+        optional_networks,
+        "",
+        "networks that http(s):// may not connect to, or metadata, loopback, private, none, separated by "
+        "commas; default metadata, with --enable-puller metadata,loopback",
+    ),
+    Flag("allow-host", words, "", "the only hosts that http(s):// may ask, *.domain too; default: any"),
+    Flag("allow-uri", prefixes, "", "the only prefixes of storageUri, separated by commas; default: any"),
     Flag("disk-budget", memory, "none", "most disk for downloads; default: keep 10 % of the volume free"),
     Flag("once", switch, "false", "converge, then exit 0, or 1 with the reasons"),
     Flag("timeout", duration, "10m", "longest time for --once"),
@@ -232,6 +260,9 @@ class Settings:
     store_dir: Path | None
     enable_puller: bool
     port: int
+    drain_quiet: float
+    agent_socket: str
+    on_unsupported: str
     component_port: int
     server_url: str | None
     server_protocol: str
@@ -251,6 +282,9 @@ class Settings:
     max_removal: int | None
     ready_when: str
     allowed_roots: tuple[Path, ...]
+    deny_address: tuple[Network, ...]
+    allow_host: tuple[str, ...]
+    allow_uri: tuple[str, ...]
     disk_budget: int | None
     once: bool
     timeout: float
@@ -324,6 +358,8 @@ _OTHER_ENV = frozenset(
 def _finished(values: dict[str, Any], ignored: tuple[str, ...]) -> Settings:
     values["store_dir"] = Path(values["store_dir"]) if values["store_dir"] else None
     values["server_url"] = values["server_url"] or None
+    if values["deny_address"] is None:
+        values["deny_address"] = networks("metadata,loopback" if values["enable_puller"] else "metadata")
     values["status_host"] = values["status_host"] or ("0.0.0.0" if values["enable_puller"] else "127.0.0.1")  # noqa: S104 - KServe's probes come over the pod network (design §8.11)
     known = {field.name for field in fields(Settings)}
     return Settings(**{key: value for key, value in values.items() if key in known}, ignored=ignored)

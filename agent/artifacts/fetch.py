@@ -23,6 +23,7 @@ from agent.artifacts.threads import Threads
 from agent.artifacts.unpack.wire import Limits
 from agent.core.errors import AgentError, RetryableError, TerminalError
 from agent.core.model import StoredRevision
+from agent.core.reach import uri_refusal
 from agent.core.reasons import Reason
 from agent.core.revision import revision_of
 from agent.core.uri import redacted, scheme_of
@@ -56,6 +57,7 @@ class Fetcher:
     `providers` gives the provider of a scheme, or raises TerminalError(UnsupportedScheme).
     `make_room` is called on a worker thread with the bytes that are missing, before a fetch fails for
     want of space; it may remove what nothing refers to. `limits` bound what an archive may unpack to.
+    `allowed_uris` are the only prefixes that are fetched from, where there are any.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Fetcher:
         *,
         make_room: Callable[[int], None] | None = None,
         limits: Limits | None = None,
+        allowed_uris: Sequence[str] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._providers = providers
@@ -73,6 +76,7 @@ class Fetcher:
         self._mover = mover
         self._make_room = make_room
         self._clock = clock
+        self._allowed_uris = allowed_uris
         self._threads = Threads("fetch")
         self._flights: Flights[_Landed] = Flights()
         self._turns: Flights[None] = Flights()
@@ -150,6 +154,8 @@ class Fetcher:
         scheme = scheme_of(uri)
         if scheme is None:
             raise TerminalError(Reason.INVALID_STORAGE_URI, f"{redacted(uri)[:200]!r} has no scheme")
+        if refused := uri_refusal(uri, self._allowed_uris):
+            raise TerminalError(Reason.FORBIDDEN_URI, refused)
         return self._providers(scheme)
 
     def _look(self, uri: str, listing: Listing, resolved_at: float) -> StoredRevision | _Work:

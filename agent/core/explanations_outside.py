@@ -80,6 +80,11 @@ STORAGE: Mapping[Reason, Explanation] = {
         "--allowed-roots does not hold it, or a link leads out of them.",
         "Move the model below an allowed root, or allow its folder.",
     ),
+    Reason.FORBIDDEN_URI: Explanation(
+        "The storage URI is under no prefix that the operator allows.",
+        "--allow-uri does not name its prefix, or the URI has dotted segments.",
+        "Move the model below an allowed prefix, or ask for its prefix to be added; what serves stays.",
+    ),
     Reason.INVALID_OBJECT_KEY: Explanation(
         "An object's key cannot become a file of the model's folder.",
         "It has '..', is absolute or too long, or two keys mean one file.",

@@ -48,6 +48,7 @@ class Reason(StrEnum):
     REDIRECT_REFUSED = "RedirectRefused"
     FORBIDDEN_ADDRESS = "ForbiddenAddress"
     FORBIDDEN_PATH = "ForbiddenPath"
+    FORBIDDEN_URI = "ForbiddenUri"
     INVALID_OBJECT_KEY = "InvalidObjectKey"
     INTEGRITY_MISMATCH = "IntegrityMismatch"
     SNAPSHOT_CHANGED = "SnapshotChanged"

@@ -66,7 +66,8 @@ class HttpSource:
     `url` and `headers` may hold secrets: never logged, never in an error. Add `Range` freely, it is not
     signed. `expect` holds lower-case response header names with the exact value that every answer must
     carry, whole or partial (an ETag, a generation): any other, or none, is `SnapshotChanged`.
-    `proxy` is an http proxy's URL, with userinfo where it needs one.
+    `proxy` is an http proxy's URL, with userinfo where it needs one. `judged` is false where the operator
+    chose the host, not the author of the URI: then no policy of addresses is asked.
     """
 
     url: str = field(repr=False)
@@ -75,6 +76,7 @@ class HttpSource:
     expect: Mapping[str, str] = field(default_factory=dict)
     ssl_context: ssl.SSLContext | None = None
     proxy: str | None = field(default=None, repr=False)
+    judged: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,7 @@ class GsProvider:
             expect={"x-goog-generation": generation},
             ssl_context=await self._trust.context() if parts.scheme == "https" else None,
             proxy=proxy_for(proxies_of(self._environ), parts.scheme, parts.hostname or "", port),
+            judged=False,
         )
 
     async def close(self) -> None:

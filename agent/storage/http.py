@@ -7,7 +7,7 @@ given for the URI's own origin goes nowhere else (design §8.13, faults S12, X11
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -15,6 +15,7 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from agent.core.errors import AgentError, RetryableError, TerminalError
+from agent.core.reach import host_allowed
 from agent.core.reasons import Reason
 from agent.storage.addresses import AddressPolicy, connector, permit_all
 from agent.storage.answers import checksums, http_date, status_error
@@ -85,7 +86,8 @@ class HttpProvider:
     """One object of an http server: whole or by range, pinned to its ETag or its date.
 
     *environ* holds `<host>-headers`, the proxies and the CA bundles. Without an ETag and a date the
-    object is not pinned. *policy* is asked of each address before it is connected to.
+    object is not pinned. *policy* is asked of each address before it is connected to, and *allowed_hosts*
+    names the only hosts to ask, where it names any; both hold for each redirect.
     """
 
     def __init__(
@@ -93,12 +95,14 @@ class HttpProvider:
         environ: Mapping[str, str],
         *,
         policy: AddressPolicy = permit_all,
+        allowed_hosts: Sequence[str] = (),
         resolver: AbstractResolver | None = None,
         clock: Callable[[], float] = time.monotonic,
         remember: int = MAX_REMEMBERED,
     ) -> None:
         self._environ = environ
         self._policy = policy
+        self._allowed_hosts = allowed_hosts
         self._resolver = resolver
         self._clock = clock
         self._remember_at_most = remember
@@ -225,6 +229,9 @@ class HttpProvider:
 
     async def _request(self, method: str, url: WebUrl, headers: Mapping[str, str]) -> _Answer:
         """Return the answer's headers; the body is not read, whatever its length."""
+        if not host_allowed(url.origin.hostname, self._allowed_hosts):
+            message = f"{url.shown}: --allow-host does not name its host; ask for it to be added"
+            raise TerminalError(Reason.FORBIDDEN_ADDRESS, message)
         secure = url.origin.scheme == "https"
         context = await self._trust.context() if secure else True
         try:

@@ -86,6 +86,7 @@ class S3Provider:
             expect={"etag": etag} if etag else {},
             ssl_context=address.ssl_context,
             proxy=address.proxy,
+            judged=False,
         )
 
     async def close(self) -> None:

@@ -6,7 +6,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 
-from tests.e2e.harness import started
+from tests.e2e.rig import started
 
 SLOW = "fsync,fdatasync,ftruncate,fallocate,linkat,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat"
 

@@ -1,0 +1,33 @@
+"""What a storageUri may reach, tried from outside with the agent as a process (faults X1, X13)."""
+
+from tests.e2e.rig import started
+
+
+async def test_a_uri_to_a_refused_address_asks_nothing_there_and_takes_nothing_away(tmp_path):
+    flags = {"deny-address": "metadata,127.0.0.0/8", "allowed-roots": tmp_path / "source"}
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "model").write_text("good")
+    async with started(tmp_path, flags=flags) as rig:
+        rig.put("secret", "secret")
+        rig.want(a=f"file://{tmp_path}/source/model")
+        await rig.settled("a")
+        rig.want(a="secret", b=f"http://localhost:{rig.origin.port}/secret")
+        status = await rig.agent.wait(
+            lambda status: status.reason("a") == status.reason("b") == "ForbiddenAddress"
+        )
+        assert status.ready == {"a"}
+        assert "--deny-address" in status.model("a")["message"]
+        assert rig.origin.received == []
+
+
+async def test_a_uri_under_no_allowed_prefix_is_refused_before_anything_is_asked(tmp_path):
+    async with started(tmp_path, agent=False) as rig:
+        rig.put("team-a/model", "mine")
+        rig.put("team-b/model", "theirs")
+        rig.agent.flags["allow-uri"] = rig.uri("team-a")
+        await rig.agent.start()
+        rig.want(a="team-a/model", b="team-b/model", c="team-a/../team-b/model")
+        await rig.agent.wait(
+            lambda status: status.done == {"a"} and status.reason("b") == status.reason("c") == "ForbiddenUri"
+        )
+        assert rig.asked(path="team-b/model") == 0
