@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from tests.e2e.harness import Rig, make_rig
+from tests.e2e.rig import Rig, make_rig
 from tests.fakes.origin import Origin
 from tests.servers import real
 

@@ -5,16 +5,12 @@ what KServe's agent does in the same place.
 """
 
 import asyncio
-import gzip
-import io
 import json
-import tarfile
-import zipfile
 
-import pytest
 from aiohttp import web
 
-from tests.e2e.harness import Gate, started
+from tests.e2e.neighbours import Gate
+from tests.e2e.rig import started
 
 
 async def test_what_changed_while_the_agent_was_down_is_done_at_its_start(tmp_path):
@@ -33,14 +29,15 @@ async def test_what_changed_while_the_agent_was_down_is_done_at_its_start(tmp_pa
         await rig.settled("stays")
 
 
-async def test_more_than_a_hundred_models_start(tmp_path):
+async def test_150_models_at_start(tmp_path):
     """KServe: the hundred-and-first waits for room in a full channel that nobody empties yet."""
     async with started(tmp_path, agent=False) as rig:
         rig.put("one", "one")
-        names = {f"m{number}": "one" for number in range(101)}
+        names = {f"m{number:03}": "one" for number in range(150)}
         rig.want(**names)
         await rig.agent.start()
         await rig.settled(*names, seconds=30)
+        assert rig.asked("GET") == 1, "150 models of one URI are one download"
 
 
 async def test_a_duplicate_name_is_rejected_and_does_not_flip_flop(tmp_path):
@@ -67,7 +64,7 @@ async def test_a_change_during_the_first_downloads_is_not_missed(tmp_path):
     async with started(tmp_path, agent=False) as rig:
         rig.put("slow", b"x" * 1_000_000)
         rig.put("one", "one")
-        gate = Gate(rig, "slow")
+        gate = Gate(rig.origin, "slow")
         rig.want(slow="slow")
         await rig.agent.start()
         await gate.reached.wait()
@@ -102,7 +99,7 @@ async def test_a_download_that_fails_is_told_tried_again_and_leaves_no_folder(tm
     """KServe: it is logged, never tried again, and the partial folder keeps the server from starting."""
     async with started(tmp_path) as rig:
         rig.put("one", b"x" * 100_000)
-        gate = Gate(rig, "one")
+        gate = Gate(rig.origin, "one")
         rig.want(a="one")
         await gate.reached.wait()
         assert rig.directories() == set()
@@ -145,7 +142,7 @@ async def test_an_update_never_takes_the_model_down(tmp_path):
         rig.put("v2", b"x" * 500_000)
         rig.want(m="v1")
         await rig.settled("m")
-        gate = Gate(rig, "v2")
+        gate = Gate(rig.origin, "v2")
         rig.want(m="v2")
         await gate.reached.wait()
         assert await rig.served("m") == "first"
@@ -344,100 +341,3 @@ async def test_many_changes_of_one_model_block_nobody(tmp_path):
             await asyncio.sleep(0.01)  # the pace of the edits is what is tried here
         await rig.settled("busy", *others)
         assert await rig.served("busy") == "version 29"
-
-
-# archives over http
-
-
-def _tar(members: dict[str, bytes], *, links: dict[str, str] | None = None, mode: str = "w") -> bytes:
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode=mode) as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            if name.endswith("/"):
-                info.type = tarfile.DIRTYPE
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-        for name, target in (links or {}).items():
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = tarfile.SYMTYPE, target
-            archive.addfile(info)
-    return made.getvalue()
-
-
-def _zip(members: dict[str, bytes]) -> bytes:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return made.getvalue()
-
-
-MEMBERS = {"model.joblib": b"model", "deep/x..y": b"more"}
-DOTTED = {"./": b"", **{f"./{name}": content for name, content in MEMBERS.items()}}
-GOOD_ARCHIVES = {
-    "a plain tar: gzip, invalid header": ("m.tar", _tar(MEMBERS)),
-    "a tar with a leading dot: illegal file path": ("m.tgz", _tar(DOTTED, mode="w:gz")),
-    "a zip said to be something else: not unpacked": ("m.zip", _zip(MEMBERS)),
-    "a tar.gz said to be something else: not unpacked": ("m.tar.gz", _tar(MEMBERS, mode="w:gz")),
-}
-
-
-@pytest.mark.parametrize(("path", "raw"), GOOD_ARCHIVES.values(), ids=GOOD_ARCHIVES.keys())
-async def test_archives_that_kserve_refuses_or_leaves_packed_are_unpacked(tmp_path, path, raw):
-    async with started(tmp_path) as rig:
-        rig.put(path, raw)
-        rig.want(m=path)
-        await rig.settled("m")
-        folder = rig.model_dir / "m"
-        files = {
-            str(each.relative_to(folder)): each.read_bytes() for each in folder.rglob("*") if each.is_file()
-        }
-        assert files == MEMBERS
-
-
-async def test_an_archive_with_a_link_is_refused_whole(tmp_path):
-    """KServe: links, devices and the like become empty files of the model."""
-    async with started(tmp_path) as rig:
-        rig.put("archive.tar", _tar({"model.joblib": b"x"}, links={"link": "/etc/passwd"}))
-        rig.want(m="archive.tar")
-        await rig.agent.wait(lambda status: status.reason("m") == "ArchiveRefused")
-        assert rig.directories() == set()
-
-
-async def test_a_lone_gz_file_is_a_file(tmp_path):
-    """KServe: an error, where the server says gzip."""
-    async with started(tmp_path) as rig:
-        rig.put("weights.gz", gzip.compress(b"weights"))
-        rig.want(m="weights.gz")
-        await rig.settled("m")
-        assert gzip.decompress((rig.model_dir / "m" / "weights.gz").read_bytes()) == b"weights"
-
-
-async def test_a_url_that_ends_in_a_slash_never_becomes_a_file_in_place_of_the_folder(tmp_path):
-    """KServe: the file is written as the model's folder itself."""
-    async with started(tmp_path) as rig:
-        rig.put("models/", "listing")
-        rig.want(m="models/")
-        await rig.agent.wait(
-            lambda status: status.reason("m") is None or status.model("m")["phase"] == "Failed"
-        )
-        assert not (rig.model_dir / "m").is_file()
-
-
-async def test_headers_for_one_host_do_not_follow_a_redirect_to_another(tmp_path):
-    """KServe: custom headers are sent on to whoever is redirected to."""
-    async with started(tmp_path, agent=False) as rig:
-        rig.put("real", "one")
-        rig.agent.environ["127.0.0.1-headers"] = json.dumps({"X-Api-Key": "s3cret-canary"})
-
-        async def elsewhere(_: web.BaseRequest) -> web.StreamResponse:
-            return web.Response(status=302, headers={"Location": f"http://localhost:{rig.origin.port}/real"})
-
-        rig.origin.scripts["/start"] = elsewhere
-        rig.want(m="start")
-        await rig.agent.start()
-        await rig.settled("m")
-        keys = {each.target: "x-api-key" in each.headers for each in rig.origin.received}
-        assert keys == {"/start": True, "/real": False}
-        assert "s3cret-canary" not in rig.agent.said() + json.dumps(await rig.agent.status())

@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-from tests.e2e.harness import ROOT, Gate, started
+from tests.e2e.agent_process import ROOT
+from tests.e2e.neighbours import Gate
+from tests.e2e.rig import started
 from tests.servers.real import free_ports
 
 
@@ -142,7 +144,7 @@ async def test_ready_once_each_model_of_the_first_document_was_tried_once_and_th
     async with started(tmp_path, mounted=False, flags={"memory-budget": "10Mi"}) as rig:
         rig.put("one", "one")
         rig.put("slow", b"x" * 100_000)
-        gate = Gate(rig, "slow")
+        gate = Gate(rig.origin, "slow")
         assert (await rig.agent.get("/readyz"))[0] == 503
         rig.want(rig.entry("waits", "one", memory="10Mi"), a="one", bad="nowhere", slow="slow")
         await gate.reached.wait()

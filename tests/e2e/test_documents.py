@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from tests.e2e.harness import started
+from tests.e2e.rig import started
 
 PREVIOUS_STAYS = {
     "empty file": (b"", "ConfigRejected", "the document is empty"),

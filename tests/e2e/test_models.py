@@ -2,14 +2,16 @@
 
 import pytest
 
-from tests.e2e.harness import started
+from tests.e2e.rig import started
 
-LAYOUTS = pytest.mark.parametrize("beside", [False, True], ids=["drop-in", "store-beside"])
 DIALECTS = pytest.mark.parametrize("dialect", ["kserve", "mlserver", "triton"])
 
 
-@LAYOUTS
-@DIALECTS
+@pytest.mark.parametrize(
+    ("dialect", "beside"),
+    [("kserve", False), ("kserve", True), ("mlserver", False), ("triton", True)],
+    ids=["kserve-drop-in", "kserve-store-beside", "mlserver-drop-in", "triton-store-beside"],
+)
 async def test_a_cold_start_then_one_added_one_removed_one_changed(tmp_path, dialect, beside):
     async with started(tmp_path, dialect=dialect, beside=beside) as rig:
         for path in ("a.joblib", "b.joblib", "c.joblib", "d.joblib"):
@@ -136,17 +138,6 @@ async def test_an_empty_list_is_legal_and_unloads_everything(tmp_path):
         await rig.settled()
         assert (await rig.stats())["models"] == []
         assert rig.directories() == set()
-
-
-async def test_150_models_at_start(tmp_path):
-    """KServe's agent never starts with more than 100."""
-    async with started(tmp_path, agent=False) as rig:
-        rig.put("one", "one")
-        names = {f"m{number:03}": "one" for number in range(150)}
-        rig.want(**names)
-        await rig.agent.start()
-        await rig.settled(*names, seconds=30)
-        assert rig.asked("GET") == 1, "150 models of one URI are one download"
 
 
 async def test_a_thousand_small_models(tmp_path):

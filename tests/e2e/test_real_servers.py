@@ -8,7 +8,8 @@ import signal
 
 import pytest
 
-from tests.e2e.harness import Relay, kept_up, until
+from tests.e2e.agent_process import until
+from tests.e2e.neighbours import Relay, kept_up
 from tests.e2e.real_pod import pod
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]

@@ -6,14 +6,17 @@ import signal
 import pytest
 from aiohttp import web
 
-from tests.e2e.harness import Gate, started, until
+from tests.e2e.agent_process import until
+from tests.e2e.neighbours import Gate
+from tests.e2e.rig import started
 
 LAYOUTS = pytest.mark.parametrize("beside", [False, True], ids=["drop-in", "store-beside"])
 CONTENT = b"0123456789abcdef" * (1 << 16)
 
 
-@LAYOUTS
-@pytest.mark.parametrize("kill", [False, True], ids=["SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize(
+    ("kill", "beside"), [(False, False), (True, True)], ids=["SIGTERM-drop-in", "SIGKILL-store-beside"]
+)
 async def test_an_agent_restart_asks_storage_nothing_and_loads_nothing(tmp_path, beside, kill):
     async with started(tmp_path, beside=beside) as rig:
         names = {f"m{number}": f"object-{number}" for number in range(20)}
@@ -34,7 +37,7 @@ async def test_an_end_in_the_middle_of_a_download_leaves_nothing_half_done(tmp_p
     async with started(tmp_path) as rig:
         rig.put("good", "good")
         rig.put("large", CONTENT)
-        gate = Gate(rig, "large")
+        gate = Gate(rig.origin, "large")
         rig.want(good="good", large="large")
         await gate.reached.wait()
         await rig.agent.wait(lambda status: status.done == {"good"})
@@ -51,8 +54,11 @@ async def test_an_end_in_the_middle_of_a_download_leaves_nothing_half_done(tmp_p
         assert await rig.unloads() == 0
 
 
-@LAYOUTS
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize(
+    ("number", "beside"),
+    [(signal.SIGTERM, True), (signal.SIGKILL, False)],
+    ids=["SIGTERM-store-beside", "SIGKILL-drop-in"],
+)
 async def test_an_end_in_the_middle_of_a_load_loads_again(tmp_path, beside, number):
     async with started(tmp_path, beside=beside) as rig:
         for path in ("v1", "v2", "other"):
@@ -101,7 +107,7 @@ async def test_sigterm_with_everything_in_flight_ends_within_2_s_unloads_nothing
         paths = {f"slow{number}": f"slow{number}" for number in range(4)}
         for path in paths.values():
             rig.put(path, CONTENT)
-            gates.append(Gate(rig, path))
+            gates.append(Gate(rig.origin, path))
         rig.want(hangs="good", **{f"good{number}": "good" for number in range(4)}, **paths)
         for gate in gates:
             await gate.reached.wait()
@@ -139,8 +145,11 @@ async def test_sighup_lists_the_storage_again(tmp_path):
         await rig.serves("m", "new bytes")
 
 
-@LAYOUTS
-@pytest.mark.parametrize("dialect", ["kserve", "mlserver", "triton"])
+@pytest.mark.parametrize(
+    ("dialect", "beside"),
+    [("kserve", False), ("mlserver", False), ("triton", True)],
+    ids=["kserve-drop-in", "mlserver-drop-in", "triton-store-beside"],
+)
 async def test_a_server_restart_brings_the_models_back_within_5_s_and_fetches_nothing(
     tmp_path, dialect, beside
 ):

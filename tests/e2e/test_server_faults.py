@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from tests.e2e.harness import kept_up, started
+from tests.e2e.neighbours import kept_up
+from tests.e2e.rig import started
 
 
 async def test_a_load_that_hangs_holds_up_the_others_no_longer_than_its_time_out(tmp_path):

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 import trustme
 
-from tests.e2e.harness import Rig, started
+from tests.e2e.rig import Rig, started
 from tests.fakes.origin import Origin
 from tests.fakes.tls import server_tls
 

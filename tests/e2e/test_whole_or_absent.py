@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import started
+from tests.e2e.rig import started
 
 FILES = 6
 
@@ -14,14 +14,15 @@ FILES = 6
 class Watcher:
     """A thread that lists the model dir without a pause and notes what must never be seen.
 
-    A folder that was swapped away while it was read is read again: that is no mixture.
+    A folder that was swapped away while it was read is read again: that is no mixture. `inside` is the
+    folder in each model's where its files are.
     """
 
-    def __init__(self, model_dir: Path, *, only_models: bool) -> None:
+    def __init__(self, model_dir: Path, *, only_models: bool, inside: str = "") -> None:
         self.faults: list[str] = []
         self.looks = 0
         self.seen: set[tuple[str, bytes]] = set()
-        self._dir, self._only_models = model_dir, only_models
+        self._dir, self._only_models, self._inside = model_dir, only_models, inside
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -45,14 +46,14 @@ class Watcher:
             self._stop.wait(0.0005)
 
     def _look(self, name: str) -> None:
-        path = self._dir / name
+        path = self._dir / name / self._inside
         try:
             folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
             return
         try:
             try:
-                contents = [self._read(folder, each) for each in sorted(os.listdir(folder))]  # noqa: PTH208
+                contents = [self._read(folder, each) for each in sorted(os.listdir(folder))]  # noqa: PTH208 - of a descriptor
             except FileNotFoundError:
                 contents = []
             there = os.fstat(folder)
