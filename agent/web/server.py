@@ -14,6 +14,7 @@ from agent.telemetry.board import Board
 from agent.web.answers import Tagged
 from agent.web.events import EventStream
 from agent.web.journal import Journal
+from agent.web.pages import Pages
 from agent.web.render import Renderer, encoded
 from agent.web.waiting import Waiting, asked
 
@@ -35,10 +36,14 @@ class StatusSite:
         self._events = EventStream(self._journal, renderer)
         self._waiting = Waiting(board, self._journal)
         self._tagged = Tagged()
+        self._pages = Pages()
 
     def application(self) -> web.Application:
         """Return a new application; GET and HEAD are all it knows."""
         application = web.Application(middlewares=[_plain_errors])
+        application.router.add_get("/", self._pages.index)
+        application.router.add_get("/page/{name}", self._pages.file)
+        application.router.add_get("/favicon.ico", self._pages.icon)
         application.router.add_get("/status", self.status)
         application.router.add_get("/status/{name}", self.model)
         application.router.add_get("/events", self._events.serve, allow_head=False)
