@@ -24,7 +24,10 @@ LEASE_NAME = "model-agent-controller"
 
 @dataclass(frozen=True, slots=True)
 class ControllerOptions:
-    """What the command line says. Without *kubeconfig* the pod's service account is used.
+    """What the command line says.
+
+    Without *kubeconfig* the pod's service account is used; outside of a pod the first file of KUBECONFIG,
+    then ~/.kube/config.
 
     *namespace* is that of the lease, by default where we are. Probes are answered on *probe_port*; 0 is
     any free one.
@@ -84,8 +87,10 @@ async def _run(controller: Controller, lease: Lease, leadership: object, stop: a
 
 def _endpoint(options: ControllerOptions, environ: Mapping[str, str]) -> Endpoint:
     path = options.kubeconfig
-    if path is None and "KUBERNETES_SERVICE_HOST" not in environ and environ.get("KUBECONFIG"):
-        path = Path(environ["KUBECONFIG"].partition(os.pathsep)[0])
+    if path is None and "KUBERNETES_SERVICE_HOST" not in environ:
+        usual = Path(environ.get("HOME", "/")) / ".kube/config"
+        named = environ.get("KUBECONFIG", "").partition(os.pathsep)[0]
+        path = Path(named) if named else usual if usual.exists() else None
     if path is None:
         return in_cluster(environ)
     return from_kubeconfig(path, environ, options.context)

@@ -66,6 +66,21 @@ async def test_one_told_to_stop_while_it_waits_for_the_lease_ends_at_once(cluste
     assert cluster.server.writes == []
 
 
+async def test_outside_a_pod_the_usual_kubeconfigs_are_found(cluster, options, tmp_path):
+    usual = tmp_path / ".kube/config"
+    usual.parent.mkdir()
+    usual.write_text(options.kubeconfig.read_text())
+    for environ in ({"KUBECONFIG": f"{options.kubeconfig}:/none"}, {"HOME": str(tmp_path)}):
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            found = ControllerOptions(probe_host="127.0.0.1", probe_port=0, settings=QUICK)
+            running = group.create_task(run_controller(found, environ, stop))
+            await cluster.until(lambda: cluster.models() == [])
+            stop.set()
+            assert await running == 0
+        cluster.server.delete("ConfigMap", "modelconfig-p-0")
+
+
 async def test_without_any_way_to_a_server_it_says_what_to_give():
     with pytest.raises(TerminalError, match="--kubeconfig"):
         await run_controller(ControllerOptions(), {}, asyncio.Event())
