@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-GRACE_SECONDS = 0.8
+GRACE_SECONDS = 0.4
 """How long a cancelled caller waits for its thread to let go: cancel has to be done within a second."""
 
 T = TypeVar("T")

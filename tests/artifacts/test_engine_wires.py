@@ -1,7 +1,9 @@
 """The ways to an origin: TLS with a CA of our own, client certificates, proxies, IPv6, lost connections."""
 
+import asyncio
 import socket
 import ssl
+import threading
 
 import pytest
 import trustme
@@ -160,4 +162,28 @@ async def test_an_address_that_the_policy_refuses_is_never_connected_to(tmp_path
             await engine.move(await orders.of("/small"))
         assert caught.value.reason is Reason.FORBIDDEN_ADDRESS
         assert origin.connected == 0
+    engine.close()
+
+
+async def test_a_cancel_while_a_connection_is_being_made_keeps_the_partial(tmp_path):
+    blocked, dialled = threading.Event(), threading.Event()
+
+    def policy(address):  # asked between the name and the connection
+        if dialled.is_set():
+            blocked.wait(20)
+
+    engine = Engine(FAST, policy=policy)
+    with FaultyOrigin() as origin:
+        origin.put("/large", LARGE, [Fault(cut=3_000_000)])
+        origin.on_request = lambda _: dialled.set()
+        orders = Orders(origin, tmp_path)
+        task = asyncio.ensure_future(engine.move(await orders.of("/large")))
+        while orders.meters["/large"].done < 2_900_000:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.5)
+        task.cancel()
+        async with asyncio.timeout(1):
+            await asyncio.wait([task])
+        assert len(orders.litter()) == 2
+        blocked.set()
     engine.close()

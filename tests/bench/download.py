@@ -69,6 +69,15 @@ def aria2(origin: Origin, scheme: str, case: Case, dest: Path) -> Sequence[str]:
     )  # fmt: skip
 
 
+def _binary(name: str) -> str:
+    """The program itself, not the Python script that a package may put before it."""
+    found = [
+        *TOOLS.glob(f"lib/python*/site-packages/*/bin/{name}"),
+        *TOOLS.glob(f"lib/python*/site-packages/*/{name}"),
+    ]
+    return str(next((path for path in found if path.is_file()), TOOLS / "bin" / name))
+
+
 def rclone(origin: Origin, scheme: str, case: Case, dest: Path) -> Sequence[str]:
     common = (
         "--config",
@@ -80,7 +89,7 @@ def rclone(origin: Origin, scheme: str, case: Case, dest: Path) -> Sequence[str]
         "--ca-cert",
         str(origin.ca),
     )
-    tool = str(TOOLS / "bin" / "rclone")
+    tool = _binary("rclone")
     if scheme == "s3":
         remote = f":s3,provider=Other,endpoint='{origin.url('http')}',force_path_style=true:bench/{case.name}"
         return (tool, "copy", remote, str(dest), *common)
@@ -93,7 +102,7 @@ def s5cmd(origin: Origin, scheme: str, case: Case, dest: Path) -> Sequence[str]:
     base = origin.url("https" if scheme == "https" else "http")
     insecure = ("--no-verify-ssl",) if scheme == "https" else ()
     return (
-        str(TOOLS / "bin" / "s5cmd"), "--no-sign-request", *insecure, "--endpoint-url", base,
+        _binary("s5cmd"), "--no-sign-request", *insecure, "--endpoint-url", base,
         "cp", "--concurrency", "8", f"s3://bench/{case.name}/*", f"{dest}/",
     )  # fmt: skip
 

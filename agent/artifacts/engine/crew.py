@@ -25,7 +25,7 @@ from agent.storage.base import HttpSource, Source
 _BACKLOG = 128
 """So many downloads are ready or under way at once; sources are asked for only shortly before."""
 
-_GRACE_SECONDS = 0.8
+_GRACE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +78,15 @@ class OrderCrew:
     async def _let_go(self) -> None:
         tools, job = self._tools, self._job
         tools.pool.remove(job)
-        if job.active:
+        if job.writing:
             tools.break_off(job)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_GRACE_SECONDS):
-                    while job.active:
+                    while job.writing:
                         self._idle.clear()
-                        if job.active:
+                        if job.writing:
                             await self._idle.wait()
-        hangs = bool(job.active)
+        hangs = bool(job.writing)
         for download in list(self._moving):
             if hangs:  # a thread hangs in the disk: what it still writes must never be taken for a partial
                 download.order.partial.unlink(missing_ok=True)

@@ -43,8 +43,14 @@ class Job:
 
     ready: dict[Route, dict[Download, None]] = field(default_factory=dict)
     active: int = 0
+    dialing: int = 0
     over: bool = False
     idle: Callable[[], None] = lambda: None
+
+    @property
+    def writing(self) -> int:
+        """How many of its connections may be writing to its files."""
+        return self.active - self.dialing
 
 
 @dataclass(eq=False, slots=True)
@@ -124,6 +130,7 @@ class Pool:
                     if self._open >= self._settings.max_connections:
                         evicted.append(self._evict())
                     self._open += 1
+                    self._owner[piece].dialing += 1
                     dials.append((route, piece))
         for lane, connection in evicted:
             lane.discard(connection)
@@ -183,18 +190,29 @@ class Pool:
             self._back_off(origin, error)
 
     def _dial(self, route: Route, piece: Piece) -> None:
+        """Connect for *piece*, which writes nothing meanwhile: its job need not wait for this to end."""
+        failure: AgentError | None = None
+        wire: Wire | None = None
         try:
             wire = self._connect(route)
         except AgentError as error:
-            with self._lock:
-                origin = self._origin(route)
+            failure = error
+        with self._lock:
+            job = self._owner[piece]
+            job.dialing -= 1
+            over = job.over
+            if wire is None or over:
                 self._open -= 1
-                origin.busy -= 1
+                self._origin(route).busy -= 1
                 self._leave(piece)
-            piece.download.fail(piece, error)
-            self.pump()
+        if wire is not None and not over:
+            self._pick_lane().give(Connection(wire, route, self._clock()), piece)
             return
-        self._pick_lane().give(Connection(wire, route, self._clock()), piece)
+        if wire is not None:
+            wire.close()
+        if failure is not None and not over:
+            piece.download.fail(piece, failure)
+        self.pump()
 
     def _back_off(self, origin: _Origin, error: AgentError | None) -> None:
         if isinstance(error, RetryableError) and error.reason is Reason.STORAGE_THROTTLED:
@@ -242,5 +260,5 @@ class Pool:
     def _leave(self, piece: Piece) -> None:
         job = self._owner.pop(piece)
         job.active -= 1
-        if job.over and not job.active:
+        if job.over and not job.writing:
             job.idle()
