@@ -21,7 +21,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("agent.commands.run", "run the sidecar"),
     "demo": ("agent.commands.demo", "show the main job on this machine, with a dummy model server"),
     "dummy-server": ("agent.commands.dummy_server", "run a model server to try things on"),
+    "plan": ("agent.commands.plan", "show what a document would make the agent do, and change nothing"),
     "status": ("agent.commands.status", "show what a running agent says of its models"),
+    "inject": ("agent.commands.inject", "put the sidecar into the pods of manifests"),
     "pull": ("agent.commands.pull", "download what a URI names to a folder, verified"),
 }
 
