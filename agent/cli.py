@@ -25,6 +25,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "status": ("agent.commands.status", "show what a running agent says of its models"),
     "inject": ("agent.commands.inject", "put the sidecar into the pods of manifests"),
     "pull": ("agent.commands.pull", "download what a URI names to a folder, verified"),
+    "validate": ("agent.commands.validate", "check TrainedModels and models.json before they are applied"),
+    "render": ("agent.commands.render", "print the ConfigMaps that the controller would write"),
+    "controller": ("agent.commands.controller", "turn TrainedModel objects into ConfigMaps and status"),
+    "webhook": ("agent.commands.webhook", "serve the optional admission webhook for TrainedModels"),
 }
 
 

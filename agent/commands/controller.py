@@ -1,0 +1,67 @@
+"""`model-agent controller`: TrainedModel objects become ConfigMaps and truthful status."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from agent.controller.loop import ControllerSettings
+from agent.controller.run import ControllerOptions, run_controller
+from agent.core.errors import AgentError
+from agent.settings import no_more
+from agent.telemetry.logs import configure
+
+log = logging.getLogger("agent.controller")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the command."""
+    parser.add_argument(
+        "--kubeconfig",
+        type=Path,
+        metavar="FILE",
+        help="default: the pod's service account, KUBECONFIG, ~/.kube",
+    )
+    parser.add_argument(
+        "--context", metavar="NAME", help="context of the kubeconfig; default: its current one"
+    )
+    parser.add_argument("--namespace", help="namespace of the lease; default: the one we are in")
+    parser.add_argument("--probe-host", default="0.0.0.0", help="address of /healthz and /readyz")  # noqa: S104 - the kubelet asks from outside the pod
+    parser.add_argument("--probe-port", type=int, default=8081, metavar="PORT", help="0: any free one")
+    parser.add_argument(
+        "--status-only",
+        action="store_true",
+        help="beside KServe's own controller: add Loaded and events, write no ConfigMap",
+    )
+    parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
+    parser.add_argument("--log-format", choices=["auto", "json", "text"], default="auto")
+
+
+def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run until SIGTERM (0), or until the lease is lost or no API server can be found (1)."""
+    no_more("controller", rest)
+    configure(given.log_level, given.log_format, sys.stderr, color="NO_COLOR" not in environ)
+    options = ControllerOptions(
+        kubeconfig=given.kubeconfig,
+        context=given.context,
+        namespace=given.namespace,
+        probe_host=given.probe_host,
+        probe_port=given.probe_port,
+        settings=ControllerSettings(status_only=given.status_only),
+    )
+    try:
+        return asyncio.run(_run(options, environ))
+    except AgentError as error:
+        fields = {"reason": error.reason, "message_": error.message}
+        log.error("cannot start", extra=fields)  # noqa: TRY400 - told in words
+        return 1
+
+
+async def _run(options: ControllerOptions, environ: Mapping[str, str]) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return await run_controller(options, environ, stop)

@@ -1,0 +1,53 @@
+"""`model-agent webhook`: the optional admission webhook for TrainedModels."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from agent.core.errors import AgentError
+from agent.settings import no_more
+from agent.telemetry.logs import configure
+from agent.webhook.server import serve_webhook
+
+log = logging.getLogger("agent.webhook")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the command."""
+    parser.add_argument(
+        "--cert-dir", type=Path, required=True, metavar="DIR", help="holds tls.crt and tls.key"
+    )
+    parser.add_argument("--host", default="0.0.0.0", help="address to listen on")  # noqa: S104 - the API server calls from outside the pod
+    parser.add_argument("--port", type=int, default=9443)
+    parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
+    parser.add_argument("--log-format", choices=["auto", "json", "text"], default="auto")
+
+
+def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Serve until SIGTERM (0), or 1 where the certificate or the port cannot be used."""
+    no_more("webhook", rest)
+    configure(given.log_level, given.log_format, sys.stderr, color="NO_COLOR" not in environ)
+    try:
+        asyncio.run(_serve(given))
+    except AgentError as error:
+        fields = {"reason": error.reason, "message_": error.message}
+        log.error("cannot start", extra=fields)  # noqa: TRY400 - told in words
+        return 1
+    except OSError as error:
+        log.error("cannot start", extra={"error": error.strerror or str(error)})  # noqa: TRY400 - told in words
+        return 1
+    return 0
+
+
+async def _serve(given: argparse.Namespace) -> None:
+    serving = asyncio.current_task()
+    if serving is not None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+    with contextlib.suppress(asyncio.CancelledError):  # the outermost task, cancelled by the signal only
+        await serve_webhook(given.host, given.port, given.cert_dir / "tls.crt", given.cert_dir / "tls.key")
