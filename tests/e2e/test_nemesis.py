@@ -10,6 +10,7 @@ import signal
 
 import pytest
 
+from tests.e2e.agent_process import until
 from tests.e2e.neighbours import kept_up
 from tests.e2e.rig import Rig, started
 from tests.e2e.test_whole_or_absent import FILES, Watcher
@@ -112,15 +113,17 @@ async def test_when_the_storm_is_over_what_is_wanted_is_served(tmp_path, seed, d
             storm = Storm(rig, seed)
             async with kept_up(rig.server) as codes:
                 await storm.blow()
+                await until(lambda: rig.server.running)
+                await rig.server.healthy()
+                await rig.faults(drop="", load_seconds=0.0)
                 wanted = storm.document(bad=False)
                 rig.want(**wanted)
                 rig.agent.signal(signal.SIGHUP)
                 await rig.settled(*wanted, seconds=90)
                 for name, uri in wanted.items():
                     await rig.serves(name, uri.rpartition("/")[2].replace("-", " "))
-                await rig.faults(drop="", load_seconds=0.0)
         assert watcher.faults == [], storm.done
         assert set(codes) <= {-signal.SIGKILL}, (codes, storm.done)
-        assert (await rig.stats())["models"] == sorted(wanted)
+        assert (await rig.stats())["models"] == sorted(wanted), (storm.done, rig.agent.said())
         assert rig.directories() == set(wanted)
         assert "Traceback" not in rig.agent.said()

@@ -1,5 +1,10 @@
 """What a storageUri may reach, tried from outside with the agent as a process (faults X1, X13)."""
 
+import asyncio
+import subprocess
+import sys
+
+from tests.e2e.agent_process import ROOT
 from tests.e2e.rig import started
 
 
@@ -31,3 +36,18 @@ async def test_a_uri_under_no_allowed_prefix_is_refused_before_anything_is_asked
             lambda status: status.done == {"a"} and status.reason("b") == status.reason("c") == "ForbiddenUri"
         )
         assert rig.asked(path="team-b/model") == 0
+
+
+async def test_with_a_token_the_status_port_tells_strangers_nothing_and_the_command_works(tmp_path):
+    token = tmp_path / "token"
+    token.write_text("s3cr3t-token")
+    async with started(tmp_path, flags={"status-token-file": token}) as rig:
+        assert (await rig.agent.get("/status"))[0] == 401
+        assert (await rig.agent.get("/metrics"))[0] == 401
+        assert (await rig.agent.get("/healthz"))[0] == 200
+        command = [sys.executable, "-m", "agent", "status", "--json", "--url", rig.agent.url]
+        done = await asyncio.to_thread(
+            subprocess.run, [*command, "--token-file", token], capture_output=True, cwd=ROOT, check=False
+        )
+        assert b'"apiVersion"' in done.stdout
+        assert "s3cr3t-token" not in rig.agent.said()

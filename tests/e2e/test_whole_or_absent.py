@@ -39,8 +39,8 @@ class Watcher:
             self.looks += 1
             for name in os.listdir(self._dir):  # noqa: PTH208 - names are what is judged
                 if name.startswith(".agent-"):
-                    if self._only_models:
-                        self.faults.append(f"{name} is in the server's sight")
+                    if self._only_models and (self._dir / name).is_dir():
+                        self.faults.append(f"{name} is a folder in the server's sight")
                 else:
                     self._look(name)
             self._stop.wait(0.0005)
