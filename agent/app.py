@@ -34,12 +34,15 @@ from agent.reconcile.upkeep import Room, Upkeep
 from agent.servers.base import ModelServer
 from agent.servers.detect import connect, server_urls
 from agent.servers.v2 import Patience
+from agent.servers.wire import Access
 from agent.settings import Settings
 from agent.storage.addresses import AddressPolicy, permit_all
 from agent.storage.base import StorageProvider
 from agent.telemetry.board import Board, ConfigWord, MemoryWord, ServerWord
 from agent.telemetry.metrics import Metrics
 from agent.watch import ConfigSource
+from agent.web.door import Door
+from agent.web.guard import guard
 from agent.web.render import Renderer
 from agent.web.server import StatusSite
 
@@ -73,15 +76,22 @@ class Sidecar:
 
     async def run(self) -> int:
         """Serve until stopped."""
-        runner = web.AppRunner(self._site().application(), access_log=None, handle_signals=False)
+        application = self._site().application()
+        application.middlewares.append(
+            guard(self._settings.status_allow_host, self._settings.status_token_file)
+        )
+        runner = web.AppRunner(application, access_log=None, handle_signals=False)
         await runner.setup()
+        listener = None
         try:
-            await self._listen(runner)
+            listener = await self._listen(runner)
             self._on_signals()
             store = await self._open_store()
             if store is not None:
                 await self._serve(store)
         finally:
+            if listener is not None:
+                listener.close()
             await runner.cleanup()
         return self._code
 
@@ -97,12 +107,15 @@ class Sidecar:
             self.metrics.scrape,
         )
 
-    async def _listen(self, runner: web.AppRunner) -> None:
+    async def _listen(self, runner: web.AppRunner) -> asyncio.Server:
         settings = self._settings
-        site = web.TCPSite(runner, settings.status_host, settings.status_port)
-        await site.start()
-        self.address = runner.addresses[0][:2]
+        assert runner.server is not None  # noqa: S101 - it was set up
+        listener = await asyncio.get_running_loop().create_server(
+            Door(runner.server), settings.status_host, settings.status_port
+        )
+        self.address = listener.sockets[0].getsockname()[:2]
         log.info("status is served", extra={"url": f"http://{self.address[0]}:{self.address[1]}/status"})
+        return listener
 
     def _on_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -206,7 +219,9 @@ class Sidecar:
             self.board.say(server=ServerWord(url, protocol))
             log.info("the model server is found", extra={"url": url, "protocol": protocol})
 
-        return connect(urls, settings.server_protocol, Patience(load=settings.load_timeout), found=found)
+        access = Access(settings.server_token_file, settings.server_ca_file)
+        patience = Patience(load=settings.load_timeout)
+        return connect(urls, settings.server_protocol, patience, found=found, access=access)
 
     def _server_changed(self, link: ServerLink, wakeup: Wakeup) -> None:
         self.board.say(server=replace(self.board.server, ready=link.presence.up))

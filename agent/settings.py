@@ -6,91 +6,34 @@ understood as it spells them (kserve-contract §1.4); those that mean nothing he
 
 import argparse
 import difflib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from agent.core.quantity import parse_quantity
+from agent.core.flagvalues import (
+    amount,
+    count,
+    duration,
+    memory,
+    one_of,
+    optional_count,
+    optional_networks,
+    port,
+    switch,
+)
 from agent.core.reach import Network, networks, prefixes, words
 
 ENV_PREFIX = "MODELAGENT_"
-DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
 class UsageError(Exception):
     """What the user wrote cannot be run; the text names every fault and what would be right."""
 
 
-def duration(text: str) -> float:
-    """Return seconds of `10`, `10s`, `1m`, `1h30m`. Raises ValueError."""
-    match = DURATION.fullmatch(text.strip())
-    if not text.strip() or match is None:
-        raise ValueError("is not a duration like 10, 10s, 1m or 1h30m")
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return hours * 3600 + minutes * 60 + seconds
-
-
-def memory(text: str) -> int | None:
-    """Return bytes of a Kubernetes quantity, None for `none`. Raises ValueError."""
-    if text.strip().lower() in {"none", ""}:
-        return None
-    amount = parse_quantity(text).bytes_ceil()
-    if amount < 0:
-        raise ValueError("is negative")
-    return amount
-
-
-def amount(text: str) -> int:
-    """Return bytes of a Kubernetes quantity. Raises ValueError."""
-    return memory(text) or 0
-
-
-def count(text: str) -> int:
-    """Return a whole number of at least one. Raises ValueError."""
-    number = int(text)
-    if number < 1:
-        raise ValueError("must be at least 1")
-    return number
-
-
-def port(text: str) -> int:
-    """Return a TCP port, 0 for any free one. Raises ValueError."""
-    number = int(text)
-    if not 0 <= number <= 65535:
-        raise ValueError("is not a port (0 to 65535)")
-    return number
-
-
-def switch(text: str) -> bool:
-    """Return a truth value as Go's flag package reads it. Raises ValueError."""
-    if text.lower() in {"1", "t", "true", "yes"}:
-        return True
-    if text.lower() in {"0", "f", "false", "no", ""}:
-        return False
-    raise ValueError("is not true or false")
-
-
-def optional_count(text: str) -> int | None:
-    """Return a whole number, None for `none`. Raises ValueError."""
-    return None if text.lower() in {"none", ""} else count(text)
-
-
-def one_of(*choices: str) -> Callable[[str], str]:
-    """Return a parser that takes exactly *choices*."""
-
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"is not one of {', '.join(choices)}")
-        return text
-
-    return parse
-
-
-def optional_networks(text: str) -> tuple[Network, ...] | None:
-    """Return the networks of a list, None where nothing is said. Raises ValueError."""
-    return networks(text) if text else None
+def optional_path(text: str) -> Path | None:
+    """Return the path of a file, None where none is named."""
+    return Path(text) if text else None
 
 
 def path_list(text: str) -> tuple[Path, ...]:
@@ -158,7 +101,31 @@ FLAGS: tuple[Flag, ...] = (
         "auto",
         "dialect of the V2 repository protocol; auto asks the server",
     ),
+    Flag(
+        "server-token-file",
+        optional_path,
+        "",
+        "file with the bearer token that the model server asks for, read anew for each request",
+    ),
+    Flag(
+        "server-ca-file",
+        optional_path,
+        "",
+        "file with the CA certificates to trust for https:// to the server",
+    ),
     Flag("status-host", str, "", "address of /status; default 127.0.0.1, with --enable-puller 0.0.0.0"),
+    Flag(
+        "status-token-file",
+        optional_path,
+        "",
+        "file with the bearer token that all but the probes must show, read anew for each request",
+    ),
+    Flag(
+        "status-allow-host",
+        words,
+        "",
+        "more host names to be asked by than addresses and names of the cluster; a web page may forge others",
+    ),
     Flag("status-port", port, "9082", "port of /status, /healthz, /readyz"),
     Flag("memory-budget", memory, "none", "memory for all models together, a quantity such as 8Gi, or none"),
     Flag("server-overhead", amount, "0", "part of the budget that the server itself needs"),
@@ -267,7 +234,11 @@ class Settings:
     server_url: str | None
     server_protocol: str
     status_host: str
+    status_token_file: Path | None
+    status_allow_host: tuple[str, ...]
     status_port: int
+    server_token_file: Path | None
+    server_ca_file: Path | None
     memory_budget: int | None
     server_overhead: int
     default_model_memory: int

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -29,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name", nargs="?", metavar="NAME", help="only this model: why it stands so, what is next, what to do"
     )
     parser.add_argument("--url", help=f"the agent's status port [MODELAGENT_URL, default {DEFAULT_URL}]")
+    parser.add_argument(
+        "--token-file", help="file with the agent's bearer token [MODELAGENT_STATUS_TOKEN_FILE]"
+    )
     parser.add_argument("--watch", action="store_true", help="go on showing it until Ctrl-C")
     parser.add_argument(
         "--json", action="store_true", help="print the answer as it is; with --watch a line for each change"
@@ -39,7 +43,20 @@ def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str
     """Show it."""
     no_more("status", rest)
     url = agent_url(given.url, environ)
-    return asyncio.run(_show(given, url))
+    return asyncio.run(_show(given, url, _headers(given.token_file, environ)))
+
+
+def _headers(given: str | None, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the header with the token, if one is named. Raises UsageError where it cannot be read."""
+    file = given or environ.get("MODELAGENT_STATUS_TOKEN_FILE")
+    if not file:
+        return {}
+    try:
+        return {"Authorization": f"Bearer {Path(file).read_text().strip()}"}
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"model-agent: the token in {file!r} cannot be read ({type(error).__name__})"
+        ) from error
 
 
 def agent_url(given: str | None, environ: Mapping[str, str]) -> str:
@@ -50,10 +67,10 @@ def agent_url(given: str | None, environ: Mapping[str, str]) -> str:
     return url
 
 
-async def _show(given: argparse.Namespace, url: str) -> int:
+async def _show(given: argparse.Namespace, url: str, headers: Mapping[str, str]) -> int:
     path = "/status" + (f"/{quote(given.name, safe='')}" if given.name else "")
     timeout = aiohttp.ClientTimeout(total=10)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
+    async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
         if given.watch:
             return await _watch(session, url, path, as_json=given.json)
         code, document = await ask(session, url, path)

@@ -14,7 +14,7 @@ from agent.servers.kserve import KServeServer
 from agent.servers.mlserver import MLServerServer
 from agent.servers.triton import TritonServer
 from agent.servers.v2 import Patience, V2Server
-from agent.servers.wire import Lost, Unreached, Wire
+from agent.servers.wire import Access, Lost, Unreached, Wire
 
 PROTOCOLS: Mapping[str, type[V2Server]] = {
     "kserve": KServeServer,
@@ -41,6 +41,7 @@ def connect(
     patience: Patience | None = None,
     *,
     found: Callable[[str, str], None] = lambda _url, _protocol: None,
+    access: Access | None = None,
 ) -> ModelServer:
     """Return the server at the first of *urls* that answers the repository extension; connects lazily.
 
@@ -52,10 +53,10 @@ def connect(
             f"no server protocol is called {protocol!r}; there are {AUTO}, {', '.join(PROTOCOLS)}"
         )
     if protocol != AUTO and len(urls) == 1:
-        wire = Wire(urls[0])
+        wire = Wire(urls[0], access=access)
         found(wire.where, protocol)
         return PROTOCOLS[protocol](wire, patience)
-    return FoundServer([Wire(url) for url in urls], protocol, patience, found)
+    return FoundServer([Wire(url, access=access) for url in urls], protocol, patience, found)
 
 
 async def detect(wire: Wire, *, seconds: float = 5.0) -> str | None:

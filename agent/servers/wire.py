@@ -6,8 +6,10 @@ The one law here: a call ends in a Reply, in Unreached (the server never saw the
 
 import asyncio
 import json
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import quote, unquote, urlsplit
 
@@ -94,6 +96,28 @@ class Lost(Exception):  # noqa: N818 - it names what happened to the request
         self.stale = stale
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How the server knows us and we know it.
+
+    The bearer token is read from its file for each request, so that a rotated one counts at once; the CA
+    certificates are read when connections begin.
+    """
+
+    token_file: Path | None = None
+    ca_file: Path | None = None
+
+    def headers(self) -> dict[str, str]:
+        """Return the header to send. Raises OSError where the token cannot be read. Blocks."""
+        if self.token_file is None:
+            return {}
+        return {"Authorization": f"Bearer {self.token_file.read_text().strip()}"}
+
+    def context(self) -> ssl.SSLContext | bool:
+        """Return how the server's certificate is verified. Raises OSError where the file is no use."""
+        return True if self.ca_file is None else ssl.create_default_context(cafile=str(self.ca_file))
+
+
 class Wire:
     """The connections to one server, under `http(s)://host:port[/prefix]` or `unix:///path`.
 
@@ -101,16 +125,19 @@ class Wire:
     be shown: without userinfo and query. Connections are kept for the next request unless *keep* is false.
     """
 
-    def __init__(self, url: str, *, connect_seconds: float = 3.0, keep: bool = True) -> None:
+    def __init__(
+        self, url: str, *, connect_seconds: float = 3.0, keep: bool = True, access: Access | None = None
+    ) -> None:
         self.where, self._base, self._socket_path = _address(url)
         self._url = url
         self._connect_seconds = connect_seconds
         self._keep = keep
+        self._access = access or Access()
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     def unkept(self) -> "Wire":
         """Return a wire to the same server that makes a connection for each request."""
-        return Wire(self._url, connect_seconds=self._connect_seconds, keep=False)
+        return Wire(self._url, connect_seconds=self._connect_seconds, keep=False, access=self._access)
 
     async def get(self, path: str, *, seconds: float, limit: int = BODY_LIMIT) -> Reply:
         """GET *path* (quoted already) within *seconds*, the body included."""
@@ -160,10 +187,15 @@ class Wire:
         trace = SimpleNamespace(reused=False)
         timeout = aiohttp.ClientTimeout(total=seconds, connect=None, sock_connect=self._connect_seconds)
         try:
-            async with self._session(kept=kept).request(
+            headers, session = await self._headers(), self._session(kept=kept)
+        except (OSError, ValueError) as error:
+            raise Unreached(_unusable(error)) from error
+        try:
+            async with session.request(
                 method,
                 URL(self._base + path, encoded=True),
                 data=body,
+                headers=headers,
                 timeout=timeout,
                 allow_redirects=False,
                 trace_request_ctx=trace,
@@ -175,6 +207,11 @@ class Wire:
             raise Lost(f"no answer within {seconds:g} s", timed_out=True) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Lost(_cause(error), stale=trace.reused) from error
+
+    async def _headers(self) -> dict[str, str]:
+        if self._access.token_file is None:
+            return {}
+        return await asyncio.to_thread(self._access.headers)
 
     def _session(self, *, kept: bool) -> aiohttp.ClientSession:
         """Return the session that keeps connections, or the one that does not.
@@ -198,7 +235,7 @@ class Wire:
     def _connector(self, *, kept: bool) -> aiohttp.BaseConnector:
         if self._socket_path is not None:
             return aiohttp.UnixConnector(path=self._socket_path, force_close=not kept)
-        return aiohttp.TCPConnector(limit=32, force_close=not kept)
+        return aiohttp.TCPConnector(limit=32, force_close=not kept, ssl=self._access.context())
 
 
 def quoted(name: str) -> str:
@@ -243,6 +280,11 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Return Retry-After where it is a number of seconds; its date form is not used by model servers."""
     text = headers.get("Retry-After", "").strip()
     return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else None
+
+
+def _unusable(error: OSError | ValueError) -> str:
+    why = error.strerror if isinstance(error, OSError) else None
+    return f"the file with its token or CA cannot be used ({why or type(error).__name__})"
 
 
 def _cause(error: BaseException) -> str:

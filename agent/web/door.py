@@ -1,0 +1,98 @@
+"""The way in to the status port: how many may stand in it, how long one may take to ask (fault X6).
+
+Whoever is slow or comes with a thousand others is put out; who asks and goes, as probes do, gets in.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class DoorLimits:
+    """Connections at once, and seconds in which a request's head has to be there whole."""
+
+    connections: int = 128
+    head_seconds: float = 10.0
+
+
+class Door:
+    """A protocol factory around another: give it to `loop.create_server`.
+
+    Beyond the limit the oldest connection goes, since a probe's is young and a hoarder's is not.
+    """
+
+    def __init__(self, inner: Callable[[], asyncio.Protocol], limits: DoorLimits | None = None) -> None:
+        self.limits = limits or DoorLimits()
+        self._inner = inner
+        self._guests: dict[_Guest, None] = {}  # oldest first
+
+    def __call__(self) -> asyncio.Protocol:
+        """Return the protocol of a new connection."""
+        return _Guest(self._inner(), self)
+
+    def enter(self, guest: "_Guest") -> None:
+        """Let one in; the oldest goes where there are too many."""
+        self._guests[guest] = None
+        if len(self._guests) > self.limits.connections:
+            next(iter(self._guests)).put_out()
+
+    def leave(self, guest: "_Guest") -> None:
+        """One has gone."""
+        self._guests.pop(guest, None)
+
+
+class _Guest(asyncio.Protocol):
+    """One connection: hands everything on, and watches how long the head of a request takes."""
+
+    def __init__(self, inner: asyncio.Protocol, door: Door) -> None:
+        self._inner, self._door = inner, door
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._tail = b""
+
+    def put_out(self) -> None:
+        self._door.leave(self)
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream server gives no other
+        self._transport = transport
+        self._door.enter(self)
+        self._begin()
+        self._inner.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        seen = self._tail + data
+        end = seen.rfind(b"\r\n\r\n")
+        if end >= 0:
+            self._stop()
+            seen = seen[end + 4 :]
+        self._tail = seen[-3:]
+        if seen and self._timer is None:
+            self._begin()
+        self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._stop()
+        self._door.leave(self)
+        self._inner.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+    def _begin(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._door.limits.head_seconds, self.put_out)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

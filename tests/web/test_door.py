@@ -1,0 +1,165 @@
+"""The status port under attack: rebinding browsers, strangers, slow and many connections (faults X5, X6)."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.web.door import Door, DoorLimits
+from agent.web.guard import guard, host_is_safe
+
+SECRET = "s3cr3t"
+
+
+async def words(_):
+    return web.Response(text="ok")
+
+
+@asynccontextmanager
+async def serving(*, limits=None, **given):
+    application = web.Application(middlewares=[guard(**given)])
+    for path in ("/status", "/healthz", "/readyz"):
+        application.router.add_get(path, words)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    server = await asyncio.get_running_loop().create_server(Door(runner.server, limits), "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        await runner.cleanup()
+
+
+def port_of(url):
+    return int(url.rpartition(":")[2])
+
+
+@pytest.mark.parametrize("host", ["evil.test", "evil.test:9082", "127.0.0.1.evil.test", "a.svc.evil.test"])
+async def test_a_web_page_cannot_have_a_browser_read_it(client, host):
+    async with serving() as url, client.get(url + "/status", headers={"Host": host}) as answer:
+        assert answer.status == 421
+        assert "--status-allow-host" in (await answer.json())["message"]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1:9082",
+        "[::1]:9082",
+        "10.1.2.3",
+        "localhost:9082",
+        "agent",
+        "a.b.svc",
+        "a.b.svc.cluster.local",
+    ],
+)
+async def test_probes_scrapers_and_people_in_the_cluster_are_let_in(client, host):
+    async with serving() as url, client.get(url + "/status", headers={"Host": host}) as answer:
+        assert answer.status == 200
+
+
+def test_a_name_that_the_operator_gives_is_let_in():
+    assert host_is_safe("status.shop.test:443", ("*.shop.test",))
+    assert not host_is_safe("status.shop.test:443")
+
+
+@given(st.text(max_size=30))
+def test_any_host_is_judged(text):
+    assert host_is_safe(text) in {True, False}
+
+
+async def test_without_the_token_only_the_probes_are_answered(client, tmp_path):
+    (tmp_path / "token").write_text(SECRET + "\n")
+    async with serving(token_file=tmp_path / "token") as url:
+        for path, header, expected in [
+            ("/status", None, 401),
+            ("/status", "Bearer wrong", 401),
+            ("/status", "Bearer ", 401),
+            ("/readyz?verbose", None, 401),
+            ("/status", f"Bearer {SECRET}", 200),
+            ("/healthz", None, 200),
+            ("/readyz", None, 200),
+        ]:
+            headers = {"Authorization": header} if header else {}
+            async with client.get(url + path, headers=headers) as answer:
+                assert (answer.status, SECRET in await answer.text()) == (expected, False), path
+
+
+async def test_a_rotated_token_counts_at_once_and_a_missing_one_lets_nobody_in(client, tmp_path):
+    file = tmp_path / "token"
+    async with serving(token_file=file) as url:
+        for content, status in [(None, 401), ("one", 401), ("two", 200), ("", 401)]:
+            if content is not None:
+                file.write_text(content)
+            async with client.get(url + "/status", headers={"Authorization": "Bearer two"}) as answer:
+                assert answer.status == status, content
+
+
+async def test_a_thousand_connections_that_say_nothing_keep_no_probe_out(client):
+    async with serving(limits=DoorLimits(connections=20, head_seconds=60)) as url:
+        hoard = [await asyncio.open_connection("127.0.0.1", port_of(url)) for _ in range(200)]
+        async with client.get(url + "/healthz") as answer:
+            assert answer.status == 200
+        ended = [reader for reader, _ in hoard[:150] if await _ends(reader)]
+        assert len(ended) == 150
+        for _, writer in hoard:
+            writer.close()
+
+
+async def test_a_request_that_drips_is_put_out(client):
+    async with serving(limits=DoorLimits(head_seconds=0.2)) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(url))
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while loop.time() - began < 5:
+            try:
+                writer.write(b"G")
+                await writer.drain()
+            except ConnectionError:
+                break
+            await asyncio.sleep(0.02)  # the pace of the attack
+        assert loop.time() - began < 3
+        assert await _ends(reader)
+        writer.close()
+
+
+async def test_a_kept_connection_may_rest_and_ask_again_but_not_drip():
+    async with serving(limits=DoorLimits(head_seconds=0.2)) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(url))
+        for _ in range(2):
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert b"200" in await reader.readline()
+            assert await reader.readuntil(b"ok")
+            await asyncio.sleep(0.5)  # longer than a head may take
+        writer.write(b"GET /heal")
+        assert await _ends(reader)
+        writer.close()
+
+
+@pytest.mark.parametrize("line", ["x" * 2_000_000, "x: " + "y" * 2_000_000, "x: y\r\n" * 100_000])
+async def test_large_requests_are_refused_without_being_read_to_their_end(line):
+    async with serving() as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(url))
+        head = f"GET /status HTTP/1.1\r\nHost: localhost\r\n{line}"
+        writer.write(head.encode())
+        answer = await asyncio.wait_for(_first_line(reader), 5)
+        assert answer == b"" or b" 400 " in answer or b" 431 " in answer
+        writer.transport.abort()
+
+
+async def _first_line(reader):
+    try:
+        return await reader.readline()
+    except ConnectionError:
+        return b""
+
+
+async def _ends(reader, seconds=5):
+    try:
+        async with asyncio.timeout(seconds):
+            return await reader.read() is not None
+    except ConnectionError:
+        return True
