@@ -139,3 +139,31 @@ async def test_a_folder_that_somebody_removed_is_published_again_with_no_load(po
     await pod.inspect(10)
     assert standing(store) == b"one"
     assert server.fault is not None
+
+
+class KilledError(BaseException):
+    """What ends an agent in the middle of a load: no code of the pod handles it."""
+
+
+@pytest.mark.parametrize("before", [None, b"one"], ids=["first load", "update"])
+async def test_what_was_published_and_never_confirmed_is_taken_away_at_the_next_start(
+    pod, store, server, before
+):
+    if before is not None:
+        await pod.perform(a_load(store, before))
+    server.fault = KilledError()
+    with pytest.raises(KilledError):
+        await pod.perform(a_load(store, b"two"))
+    assert standing(store) == b"two"
+    await pod.take_back_open_intents()
+    assert standing(store) is None
+    assert not store.told()[A].confirmed, "it is loaded again"
+
+
+async def test_what_was_confirmed_stays_at_the_next_start(pod, store, server):
+    await pod.perform(a_load(store, b"one"))
+    server.fault = RetryableError(Reason.LOAD_TIMEOUT, "late")
+    with pytest.raises(RetryableError):
+        await pod.perform(a_load(store, b"two"))
+    await pod.take_back_open_intents()
+    assert standing(store) == b"one"
