@@ -1,0 +1,211 @@
+"""`model-agent plan FILE`: what a document would make a running agent do, with no download and no change.
+
+Exit code 0 nothing to do, 2 changes, 1 where anything is refused or cannot be read.
+"""
+
+import argparse
+import asyncio
+import io
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from agent.app import Providers
+from agent.commands.status import agent_url, ask
+from agent.controller.documents import DocumentError, load_documents
+from agent.controller.files import render_files
+from agent.core import words
+from agent.core.configmaps import DATA_KEY
+from agent.core.errors import AgentError
+from agent.core.flagvalues import memory
+from agent.core.modelconfig import ConfigError, desired_state
+from agent.core.plan import Rules
+from agent.core.preview import Change, Preview, Size, Verb, preview
+from agent.core.seen import Seen, seen_of
+from agent.core.uri import redacted, scheme_of
+from agent.settings import UsageError, no_more
+
+NOTHING, REFUSED, CHANGES = 0, 1, 2
+LISTED_AT_ONCE = 8
+_SIGNS = {
+    Verb.FETCH: ("+", "green"),
+    Verb.LOAD: ("+", "green"),
+    Verb.UNLOAD: ("-", "red"),
+    Verb.WAIT: ("~", "yellow"),
+    Verb.REFUSE: ("!", "bold red"),
+    Verb.KEEP: (" ", "dim"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("document", nargs="?", metavar="FILE", help="a models.json, - for standard input")
+    parser.add_argument(
+        "-f", "--filename", action="append", default=[], metavar="FILE", help="TrainedModels, as YAML or JSON"
+    )
+    parser.add_argument("--inference-service", help="which parent's models of those in the files")
+    parser.add_argument("--url", help="a running agent's status port; without it nothing is there yet")
+    parser.add_argument("--memory-budget", help="a quantity or none [default: the agent's]")
+    parser.add_argument("--default-model-memory", default="0", help="what a model without memory counts")
+    parser.add_argument("--update-policy", choices=("availability", "resource"), default="availability")
+    parser.add_argument("--allowed-roots", default="/", help="folders that file:// may read [default /]")
+    parser.add_argument("--no-listing", action="store_true", help="do not ask the storage for sizes")
+    parser.add_argument("--all", action="store_true", help="show the models that stay as they are too")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Show it."""
+    no_more("plan", rest)
+    raw = _document(given)
+    try:
+        found = asyncio.run(_foretell(given, raw, environ))
+    except ConfigError as error:
+        sys.stderr.write(f"{error.reason}: {error.message}\n")
+        return REFUSED
+    if found is None:
+        sys.stderr.write(f"{given.url} does not answer as an agent: is it running, and is --url right?\n")
+        return REFUSED
+    if given.json:
+        print(json.dumps(_as_json(found), indent=2))  # noqa: T201 - what was asked for
+    else:
+        _show(found, everything=given.all)
+    return REFUSED if found.refused else CHANGES if found.anything else NOTHING
+
+
+async def _foretell(given: argparse.Namespace, raw: bytes, environ: Mapping[str, str]) -> Preview | None:
+    default = memory(given.default_model_memory) or 0
+    seen = Seen()
+    if given.url is not None:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
+            _, document = await ask(session, agent_url(given.url, environ), "/status")
+        if document is None or "models" not in document:
+            return None
+        seen = seen_of(document, desired_state(raw, None, default_memory_bytes=default).models)
+    desired = desired_state(raw, seen.wanted, default_memory_bytes=default)
+    budget = seen.budget_bytes if given.memory_budget is None else memory(given.memory_budget)
+    missing = {spec.storage_uri for spec in desired.models.values()} - seen.observed.stored.keys()
+    sizes = {} if given.no_listing else await _sizes(missing, given.allowed_roots, environ)
+    rules = Rules(budget, step_aside=given.update_policy == "resource")
+    return preview(desired, seen.observed, holds=seen.holds, rules=rules, sizes=sizes)
+
+
+async def _sizes(uris: Iterable[str], roots: str, environ: Mapping[str, str]) -> dict[str, Size]:
+    providers = Providers(environ, tuple(map(Path, roots.split(":"))))
+    slots = asyncio.Semaphore(LISTED_AT_ONCE)
+    sizes: dict[str, Size] = {}
+
+    async def size(uri: str) -> None:
+        async with slots:
+            try:
+                listing = await providers(scheme_of(uri) or "").resolve(uri)
+            except AgentError as error:
+                sizes[uri] = Size(None, error.reason, error.message)
+            else:
+                counts = [obj.size for obj in listing.objects]
+                known = [count for count in counts if count is not None]
+                sizes[uri] = Size(sum(known) if len(known) == len(counts) else None)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for uri in sorted(uris):
+                group.create_task(size(uri), name=f"list {redacted(uri)}")
+    finally:
+        await providers.close()
+    return sizes
+
+
+def _document(given: argparse.Namespace) -> bytes:
+    """Return the models.json that is asked for. Raises UsageError."""
+    if (given.document is None) == (not given.filename):
+        raise UsageError("model-agent plan: name one models.json, or TrainedModels with -f")
+    if given.filename:
+        return _rendered(given.filename, given.inference_service)
+    try:
+        return sys.stdin.buffer.read() if given.document == "-" else Path(given.document).read_bytes()
+    except OSError as error:
+        raise UsageError(f"model-agent plan: {given.document}: {error.strerror}") from error
+
+
+def _rendered(paths: Sequence[str], parent: str | None) -> bytes:
+    """Return the models.json that the controller would write for the TrainedModels in files."""
+    text, faults = io.StringIO(), io.StringIO()
+    render_files(paths, parent, text, faults)
+    if faults.getvalue():
+        raise UsageError(f"model-agent plan: {faults.getvalue().rstrip()}")
+    try:
+        maps: list[Mapping[str, Any]] = load_documents(text.getvalue())
+    except DocumentError as error:
+        raise UsageError(f"model-agent plan: {error}") from error
+    if len(maps) != 1:
+        names = ", ".join(each["metadata"]["name"] for each in maps) or "no TrainedModels"
+        raise UsageError(f"model-agent plan: the files hold {names}; name one with --inference-service")
+    return str(maps[0]["data"][DATA_KEY]).encode()
+
+
+def _as_json(found: Preview) -> dict[str, Any]:
+    return {
+        "changes": [
+            {
+                "name": change.name,
+                "actions": list(change.verbs),
+                "fetchBytes": change.fetch_bytes,
+                "memoryBytes": change.memory_bytes,
+                "reason": change.reason,
+                "message": change.message,
+            }
+            for change in found.changes
+        ],
+        "memory": {
+            "beforeBytes": found.before_bytes,
+            "afterBytes": found.after_bytes,
+            "budgetBytes": found.budget_bytes,
+        },
+    }
+
+
+def _show(found: Preview, *, everything: bool) -> None:
+    table = Table.grid(padding=(0, 2))
+    for change in found.changes:
+        if everything or change.verbs != (Verb.KEEP,):
+            sign, style = _SIGNS[change.verbs[-1]]
+            does = ", ".join(change.verbs)
+            table.add_row(
+                Text(f"{sign} {change.name}", style), Text(does), _amounts(change), Text(_why(change))
+            )
+    console = Console()
+    console.print(table)
+    console.print(Text(_sum(found)))
+
+
+def _amounts(change: Change) -> Text:
+    parts = []
+    if Verb.FETCH in change.verbs:
+        parts.append("size unknown" if change.fetch_bytes is None else words.size(change.fetch_bytes))
+    if change.memory_bytes:
+        sign = "+" if change.memory_bytes > 0 else "-"
+        parts.append(f"memory {sign}{words.size(abs(change.memory_bytes))}")
+    return Text(", ".join(parts))
+
+
+def _why(change: Change) -> str:
+    return ": ".join(part for part in (change.reason, change.message) if part)
+
+
+def _sum(found: Preview) -> str:
+    counts = {verb: sum(verb in change.verbs for change in found.changes) for verb in Verb}
+    fetched = sum(change.fetch_bytes or 0 for change in found.changes)
+    unknown = any(change.fetch_bytes is None for change in found.changes)
+    does = ", ".join(f"{count} to {verb}" for verb, count in counts.items() if count)
+    budget = "no budget" if found.budget_bytes is None else f"a budget of {words.size(found.budget_bytes)}"
+    return (
+        f"{does or 'no models'}; {'at least ' if unknown else ''}{words.size(fetched)} to download; "
+        f"memory {words.size(found.before_bytes)} before, {words.size(found.after_bytes)} after, {budget}"
+    )

@@ -1,0 +1,85 @@
+"""`model-agent plan` as a process: what it prints, and its exit codes."""
+
+import asyncio
+import json
+import sys
+
+from tests.web.boards import board_with, ready
+from tests.web.test_events import serving
+
+TRAINED = """
+apiVersion: serving.kserve.io/v1alpha1
+kind: TrainedModel
+metadata: {name: %s, namespace: default}
+spec: {inferenceService: %s, model: {storageUri: "s3://b/m", framework: sklearn, memory: 1Mi}}
+"""
+
+
+async def plan(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "agent", "plan", *arguments, stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(30):
+        out, err = await process.communicate(stdin)
+    return process.returncode, out.decode(), err.decode()
+
+
+def document(tmp_path, **uris: str) -> str:
+    entries = [
+        {"modelName": name, "modelSpec": {"storageUri": uri, "framework": "sklearn", "memory": "1Mi"}}
+        for name, uri in uris.items()
+    ]
+    path = tmp_path / "models.json"
+    path.write_text(json.dumps(entries))
+    return str(path)
+
+
+async def test_bytes_come_from_a_listing_alone(tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "weights").write_bytes(b"x" * 2048)
+    code, out, _ = await plan(document(tmp_path, a=f"file://{tmp_path}/m"))
+    assert code == 2
+    assert "fetch, load" in out
+    assert "2 KiB to download; memory 0 B before, 1 MiB after, no budget" in " ".join(out.split())
+
+
+async def test_nothing_to_do_is_nought(tmp_path):
+    async with serving(board_with(ready("a"))) as url:
+        code, out, _ = await plan(document(tmp_path, a="s3://bucket/model"), "--url", url, "--all")
+    assert code == 0
+    assert "keep" in out
+
+
+async def test_what_the_storage_does_not_have_is_one_and_told(tmp_path):
+    code, out, _ = await plan(document(tmp_path, a=f"file://{tmp_path}/nothing"), "--json")
+    change = json.loads(out)["changes"][0]
+    assert (code, change["actions"], change["reason"]) == (1, ["refuse"], "NotFound")
+
+
+async def test_a_document_that_is_none_is_one_with_its_place():
+    code, _, err = await plan("-", stdin=b"[{]")
+    assert code == 1
+    assert "line 1" in err
+
+
+async def test_an_agent_that_does_not_answer_is_one(tmp_path, unused_tcp_port):
+    url = f"http://127.0.0.1:{unused_tcp_port}"
+    code, _, err = await plan(document(tmp_path, a="s3://b/m"), "--url", url, "--no-listing")
+    assert (code, "does not answer" in err) == (1, True)
+
+
+async def test_trained_models_are_planned_as_the_controller_would_write_them(tmp_path):
+    path = tmp_path / "models.yaml"
+    path.write_text("---".join([TRAINED % ("a", "one"), TRAINED % ("b", "one")]))
+    code, out, _ = await plan("-f", str(path), "--no-listing", "--json")
+    assert (code, [change["name"] for change in json.loads(out)["changes"]]) == (2, ["a", "b"])
+
+
+async def test_models_of_two_parents_are_not_mixed(tmp_path):
+    path = tmp_path / "models.yaml"
+    path.write_text("---".join([TRAINED % ("a", "one"), TRAINED % ("b", "two")]))
+    code, _, err = await plan("-f", str(path), "--no-listing")
+    assert (code, "--inference-service" in err) == (64, True)
+    code, out, _ = await plan("-f", str(path), "--no-listing", "--json", "--inference-service", "two")
+    assert (code, [change["name"] for change in json.loads(out)["changes"]]) == (2, ["b"])
