@@ -110,6 +110,7 @@ def container(options: Options, server: str, port: int | None, *, budget: bool) 
             f"--store-dir={ROOT}/store",
             *([f"--server-url=http://127.0.0.1:{port}"] if port else []),
             "--status-host=0.0.0.0",
+            "--deny-address=metadata,loopback",
             f"--status-port={STATUS_PORT}",
         ],
         **({"env": env} if env else {}),
