@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-from-requirements
 
-.PHONY: demo test lint servers soak faults bench lock clean
+.PHONY: demo test lint servers soak faults bench lock image release-check sbom audit licences clean
 
 $(STAMP): pyproject.toml requirements/dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -20,6 +20,7 @@ demo: $(STAMP)
 servers: $(STAMP)
 	tests/servers/install.sh
 	tests/servers/objectstores.sh
+	tests/servers/promtool.sh
 
 ## test: everything but what takes minutes
 test: $(STAMP) servers
@@ -56,3 +57,56 @@ lock:
 	(echo "# Made by make lock from dev.in and pyproject.toml."; \
 	  build/lock/bin/python -m pip freeze | grep -v '^model-agent') > requirements/dev.txt
 	rm -rf build
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
+	build/lock/bin/uv pip compile $(LOCK_FLAGS) requirements/build.in --output-file requirements/build.txt
+	build/lock/bin/uv pip compile $(LOCK_FLAGS) --extra s3 --extra gcs pyproject.toml --output-file requirements/runtime.txt
+	rm -rf build
+LOCK_FLAGS := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+
+VERSION = $(shell git describe --tags --match 'v*' 2>/dev/null | sed s/^v// | grep . || $(PYTHON) -c 'import runpy; print(runpy.run_path("agent/__init__.py")["__version__"])')
+PYTHON_IMAGE ?= docker.io/library/python:3.13-slim-trixie
+PYTHON_DIGEST ?= $(shell docker buildx imagetools inspect $(PYTHON_IMAGE) --format '{{.Manifest.Digest}}')
+IMAGE ?= model-agent:$(VERSION)
+PLATFORMS ?= linux/amd64,linux/arm64
+
+## image: for both platforms, on the base that PYTHON_DIGEST pins (looked up and said where it is not given)
+image:
+	@test -n "$(PYTHON_DIGEST)" || { echo "no digest of $(PYTHON_IMAGE): give PYTHON_DIGEST=sha256:…" >&2; exit 1; }
+	docker buildx build --platform $(PLATFORMS) --file docker/Dockerfile --tag $(IMAGE) \
+	  --build-arg PYTHON_IMAGE=$(PYTHON_IMAGE) --build-arg PYTHON_DIGEST=$(PYTHON_DIGEST) \
+	  --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD) \
+	  --build-arg CREATED=$(shell git show -s --format=%cI HEAD) --sbom=true --provenance=true $(BUILD_FLAGS) .
+
+# The tools and the runtime as the image has it, each in a place of its own.
+build/release: requirements/runtime.txt requirements/build.txt pyproject.toml
+	rm -rf $@ && $(PYTHON) -m venv $@/runtime && $(PYTHON) -m venv $@/tools
+	$@/runtime/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement requirements/runtime.txt
+	$@/tools/bin/python -m pip install --quiet --disable-pip-version-check pip-audit cyclonedx-bom pip-licenses build twine
+
+## sbom: the runtime's bill of materials, CycloneDX, in dist/
+sbom: build/release
+	mkdir -p dist
+	build/release/tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	  --output-file dist/model-agent-$(VERSION).cdx.json build/release/runtime/bin/python
+
+## audit: known weaknesses of what the image holds
+audit: build/release
+	build/release/tools/bin/pip-audit --require-hashes --disable-pip --requirement requirements/runtime.txt
+
+LICENCES := Apache|BSD|MIT|ISC|PSF|Python Software|MPL|CC0|Unlicense
+
+## licences: of what the image holds, in dist/; fails on one that is not on the list
+licences: build/release
+	mkdir -p dist
+	build/release/tools/bin/pip-licenses --python build/release/runtime/bin/python --from mixed \
+	  --format markdown --with-urls --ignore-packages pip setuptools > dist/licences.md
+	@! tail -n +3 dist/licences.md | awk -F'|' '$$4 !~ /$(LICENCES)/' | grep . || { echo "not on the list" >&2; exit 1; }
+
+## release-check: what must hold before a tag: clean tree, version and changes agree, wheel and image are sound
+release-check: $(STAMP) build/release audit licences sbom
+	@test -z "$$(git status --porcelain)" || { echo "the tree is not clean" >&2; exit 1; }
+	@grep -q "$$($(PYTHON) -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])')" agent/__init__.py \
+	  || { echo "pyproject.toml and agent/__init__.py name two versions" >&2; exit 1; }
+	rm -f dist/*.whl dist/*.tar.gz && build/release/tools/bin/python -m build --quiet --outdir dist .
+	build/release/tools/bin/twine check --strict dist/*.whl dist/*.tar.gz
+	$(BIN)/python -m pytest -q tests/image tests/manifests tests/test_entrypoint.py
