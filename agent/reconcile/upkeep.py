@@ -80,8 +80,8 @@ class Upkeep:
                 await self.pod.inspect(CHECKED_AT_ONCE)
                 await asyncio.to_thread(self.room.keep)
                 stuck = _told_of(self.room.cannot_remove(), stuck)
-                rss = await asyncio.to_thread(server.rss_bytes)
-                memory = replace(self.board.memory, agent_rss_bytes=own_rss_bytes(), server_rss_bytes=rss)
+                own, rss = await asyncio.to_thread(own_rss_bytes), await asyncio.to_thread(server.rss_bytes)
+                memory = replace(self.board.memory, agent_rss_bytes=own, server_rss_bytes=rss)
                 self.board.say(memory=memory)
             except AgentError as error:
                 if error.message != said:
