@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from agent.artifacts.archives import Archives
+from agent.artifacts.declared import recorded_sha256, refuse_folder, refuse_other, sha256_of
 from agent.artifacts.digests import strongest
 from agent.artifacts.errors import disk_errors
 from agent.artifacts.flights import Flight, Flights
@@ -49,6 +50,7 @@ class _Work:
 
     landed: dict[str, _Landed] = field(default_factory=dict)
     missing: list[RemoteObject] = field(default_factory=list)
+    declared: str | None = None
 
 
 class Fetcher:
@@ -82,55 +84,68 @@ class Fetcher:
         self._turns: Flights[None] = Flights()
         self._archives = Archives(store, self._threads, limits)
 
-    async def fetch(self, uri: str, progress: Progress, *, relist: bool) -> StoredRevision:
+    async def fetch(
+        self, uri: str, progress: Progress, *, relist: bool, declared: str | None = None
+    ) -> StoredRevision:
         """Bring what *uri* names to the store and return it, complete and verified.
 
         Without *relist* a revision of this URI that is in the store already is returned with no request
         at all; with it the storage is listed, and a revision that is there is only touched.
+        *declared* is the sha256 that the one object must have, else TerminalError(IntegrityMismatch).
         Raises RetryableError or TerminalError. When cancelled, lets go within a second; only partials
         and their journals are left.
         """
-        if not relist and (stored := self._store.revisions().get(uri)) is not None:
+        stored = self._store.revisions().get(uri)
+        if not relist and stored is not None and declared in {None, stored.sha256}:
             progress.expect(stored.size_bytes)
             progress.held(stored.size_bytes)
             return stored
         try:
-            return await self._attempt(uri, progress)
+            return await self._attempt(uri, progress, declared)
         except AgentError as error:
             if error.reason is not Reason.SNAPSHOT_CHANGED:
                 raise
-        return await self._attempt(uri, progress)  # the listing was stale: list again, once
+        return await self._attempt(uri, progress, declared)  # the listing was stale: list again, once
 
     async def close(self) -> None:
         """Stop moving; what is on its way fails or is cancelled by its owner."""
         self._mover.close()
         self._threads.close()
 
-    async def _attempt(self, uri: str, progress: Progress) -> StoredRevision:
+    async def _attempt(self, uri: str, progress: Progress, declared: str | None) -> StoredRevision:
         provider = self._provider(uri)
         listing = await patiently(lambda: provider.resolve(uri))
         resolved_at = self._clock()
+        if declared is not None and not listing.single:
+            refuse_folder(uri, len(listing.objects))
         if not listing.single or not listing.objects[0].pinned:
-            return await self._bring(uri, provider, listing, resolved_at, progress)
+            return await self._bring(uri, provider, listing, resolved_at, progress, declared)
         blob = blob_id(listing.objects[0].identity)
         while not (turn := self._turns.claim(blob))[1]:  # who comes second finds the archive's members
             if (flying := self._flights.flying(blob)) is not None:
                 progress.follow(flying.meter)
             await turn[0].landed.wait()
         try:
-            return await self._bring(uri, provider, listing, resolved_at, progress)
+            return await self._bring(uri, provider, listing, resolved_at, progress, declared)
         finally:
             self._turns.land(turn[0])
 
     async def _bring(
-        self, uri: str, provider: StorageProvider, listing: Listing, resolved_at: float, progress: Progress
+        self,
+        uri: str,
+        provider: StorageProvider,
+        listing: Listing,
+        resolved_at: float,
+        progress: Progress,
+        declared: str | None,
     ) -> StoredRevision:
         """Bring what is listed to the store and commit it."""
         progress.expect(_total(listing.objects))
-        plan = await self._threads.run(partial(self._look, uri, listing, resolved_at))
+        plan = await self._threads.run(partial(self._look, uri, listing, resolved_at, declared))
         if isinstance(plan, StoredRevision):
             progress.held(plan.size_bytes)
             return plan
+        plan.declared = declared
         progress.held(sum(each.entry.size for each in plan.landed.values()))
         while plan.missing:
             await self._round(provider, plan, progress)
@@ -142,6 +157,7 @@ class Fetcher:
     async def _conclude_single(self, manifest: Manifest, obj: RemoteObject, work: _Work) -> StoredRevision:
         """Unpack the one object if it is an archive, and let it go once its members are committed."""
         archive, identity = manifest.entries[0], work.landed[obj.path].identity
+        manifest = await self._threads.run(partial(self._identified, manifest, work.declared))
         members = await self._archives.members(archive, identity, obj.media_type)
         if members is None:
             return await self._threads.run(partial(self._conclude, manifest))
@@ -158,11 +174,29 @@ class Fetcher:
             raise TerminalError(Reason.FORBIDDEN_URI, refused)
         return self._providers(scheme)
 
-    def _look(self, uri: str, listing: Listing, resolved_at: float) -> StoredRevision | _Work:
+    def _identified(self, manifest: Manifest, declared: str | None) -> Manifest:
+        """Note the digest of the one object; raises where another one is declared. Blocks."""
+        entry = manifest.entries[0]
+        digest = recorded_sha256(entry.checksum)
+        if declared is None:
+            return replace(manifest, sha256=digest)
+        digest = digest or sha256_of(self._store.blob_path(entry.blob))
+        refuse_other(manifest.uri, declared, digest)
+        return replace(manifest, sha256=digest, proof="declared")
+
+    def _look(
+        self, uri: str, listing: Listing, resolved_at: float, declared: str | None
+    ) -> StoredRevision | _Work:
         """Compare the listing with the store: all of it is there, or this is the work. Blocks."""
         revision = revision_of((obj.path, obj.size, obj.identity) for obj in listing.objects)
         if self._store.intact(uri, revision):
-            return self._store.touch(uri, revision, resolved_at)
+            stored = self._store.touch(uri, revision, resolved_at)
+            if declared is None:
+                return stored
+            if stored.sha256 is not None:
+                refuse_other(uri, declared, stored.sha256)
+                return stored
+            # of what no digest is known the bytes are read again, those of an archive fetched again
         self._store.expect(uri, [blob_id(obj.identity) for obj in listing.objects if obj.pinned])
         work = _Work()
         remembered = self._remembered(uri)
@@ -178,7 +212,9 @@ class Fetcher:
 
     def _conclude(self, manifest: Manifest) -> StoredRevision:
         """Write the manifest, but for unpinned bytes that turned out the same as before. Blocks."""
-        if self._store.intact(manifest.uri, manifest.revision):
+        known = self._store.revisions().get(manifest.uri)
+        news = known is None or known.sha256 != manifest.sha256
+        if not (news and manifest.sha256) and self._store.intact(manifest.uri, manifest.revision):
             return self._store.touch(manifest.uri, manifest.revision, manifest.resolved_at)
         return self._store.commit(manifest)
 
@@ -213,7 +249,7 @@ class Fetcher:
             progress.follow(flight.meter)
         try:
             if mine:
-                orders = [self._order(provider, flight, obj) for flight, obj in mine.items()]
+                orders = [self._order(provider, flight, obj, work.declared) for flight, obj in mine.items()]
                 await self._mover.move(orders)
         finally:
             for flight in mine:
@@ -227,7 +263,9 @@ class Fetcher:
                 work.landed[path] = replace(flight.outcome, entry=replace(flight.outcome.entry, path=path))
         work.missing = [obj for obj in work.missing if obj.path not in work.landed]
 
-    def _order(self, provider: StorageProvider, flight: Flight[_Landed], obj: RemoteObject) -> Order:
+    def _order(
+        self, provider: StorageProvider, flight: Flight[_Landed], obj: RemoteObject, declared: str | None
+    ) -> Order:
         loop = asyncio.get_running_loop()
         return Order(
             obj=obj,
@@ -236,7 +274,7 @@ class Fetcher:
             journal=self._store.journal_path(flight.blob),
             meter=flight.meter,
             settle=lambda moved: self._flights.arrived(flight, self._settle(obj, flight.blob, moved), loop),
-            want=frozenset() if obj.pinned else frozenset({"sha256"}),
+            want=frozenset() if obj.pinned and declared is None else frozenset({"sha256"}),
         )
 
     def _settle(self, obj: RemoteObject, blob: BlobId, moved: Moved) -> _Landed:

@@ -49,6 +49,7 @@ class Manifest:
     `resolved_at`    Unix seconds of the listing.
     `proof`          "declared", "provider" or "seen-first" (design §6).
     `unpacked_from`  identity of the archive whose members these are.
+    `sha256`         lower-case hex of the one object that the URI names, archive or not; None if unknown.
     """
 
     uri: str
@@ -57,6 +58,7 @@ class Manifest:
     entries: tuple[Entry, ...]
     proof: str
     unpacked_from: str | None = None
+    sha256: str | None = None
 
 
 class BlobStat(NamedTuple):
@@ -87,6 +89,7 @@ class Summary:
     revision: Revision
     size_bytes: int
     stats: Mapping[BlobId, BlobStat]
+    sha256: str | None = None
 
 
 def manifest_file(uri: str, revision: Revision) -> str:
@@ -104,6 +107,7 @@ def encode(stored: Stored) -> bytes:
         "resolvedAt": manifest.resolved_at,
         "proof": manifest.proof,
         "unpackedFrom": manifest.unpacked_from,
+        "sha256": manifest.sha256,
         "entries": [_entry_fields(entry, stored.stats) for entry in manifest.entries],
     }
     text = json.dumps(body, ensure_ascii=True, separators=(",", ":")).encode()
@@ -134,7 +138,8 @@ def _decoded(raw: bytes, read: Callable[[Any], Result]) -> Result | None:
 def _summary(body: Any) -> Summary:
     entries = body["entries"]
     stats = {each[2]: BlobStat(each[1], each[3]) for each in entries if each[5] is None}
-    return Summary(body["uri"], body["revision"], sum(each[1] for each in entries), stats)
+    size = sum(each[1] for each in entries)
+    return Summary(body["uri"], body["revision"], size, stats, body.get("sha256"))
 
 
 def _digest(text: bytes) -> bytes:
@@ -161,5 +166,6 @@ def _from_fields(body: Any) -> Stored:
         entries=tuple(entries),
         proof=body["proof"],
         unpacked_from=body["unpackedFrom"],
+        sha256=body.get("sha256"),
     )
     return Stored(manifest, stats)

@@ -141,7 +141,7 @@ class Scan:
         for blob, stat in summary.stats.items():
             if blob not in self.index.blobs:
                 self.index.blobs[blob] = BlobRecord(stat, self.now, synced=True)
-        short = StoredRevision(summary.uri, summary.revision, summary.size_bytes, resolved_at)
+        short = StoredRevision(summary.uri, summary.revision, summary.size_bytes, resolved_at, summary.sha256)
         self.index.add(RevisionRecord(short, tuple(summary.stats), resolved_at))
 
     def _keep_loose_blobs(self) -> None:

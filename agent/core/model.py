@@ -15,12 +15,21 @@ Revision = NewType("Revision", str)
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """One accepted entry of models.json. `memory` is the text as written, null where it was absent."""
+    """One accepted entry of models.json. `memory` is the text as written, null where it was absent.
+
+    `sha256` is the lower-case hex digest that the one object under the URI must have, null for any.
+    """
 
     storage_uri: str
     framework: str
     memory_bytes: int
     memory: str | None = None
+    sha256: str | None = None
+
+    @property
+    def source(self) -> str:
+        """What is to be fetched: the URI, and which bytes it must have."""
+        return self.storage_uri if self.sha256 is None else f"{self.storage_uri}\nsha256:{self.sha256}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +57,20 @@ class DesiredState:
 
 @dataclass(frozen=True, slots=True)
 class StoredRevision:
-    """A complete, verified revision on disk: its manifest exists, and every blob of it."""
+    """A complete, verified revision on disk: its manifest exists, and every blob of it.
+
+    `sha256` is the digest of the one object that the URI names, None for a folder or where none is known.
+    """
 
     uri: str
     revision: Revision
     size_bytes: int
     resolved_at: float
+    sha256: str | None = None
+
+    def fits(self, spec: ModelSpec) -> bool:
+        """Whether these are bytes that *spec* declares, or it declares none."""
+        return spec.sha256 is None or spec.sha256 == self.sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,5 +134,6 @@ class ObservedState:
             stored is not None
             and served is not None
             and served.revision == stored.revision
+            and stored.fits(spec)
             and (not self.layout_by_framework or served.framework == spec.framework)
         )

@@ -32,7 +32,8 @@ _MAX_FRAMEWORK = 253
 _NAME = re.compile(r"(?!SUCCESS\.)[A-Za-z0-9_-][A-Za-z0-9_.-]{0,252}")
 _URI = re.compile(r"(?:/|[A-Za-z][A-Za-z0-9+.-]*://)[^\s\x00-\x1f\x7f-\x9f]+")
 _ENTRY_FIELDS = frozenset({"modelName", "modelSpec"})
-_SPEC_FIELDS = frozenset({"storageUri", "framework", "memory"})
+_SPEC_FIELDS = frozenset({"storageUri", "framework", "memory", "sha256"})
+_SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 _BY_FOLDED_KEY = {field.lower(): field for field in _ENTRY_FIELDS | _SPEC_FIELDS}
 _GO_ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
@@ -94,6 +95,8 @@ def to_document(models: Mapping[ModelName, ModelSpec]) -> bytes:
         said = {"storageUri": spec.storage_uri, "framework": spec.framework}
         if spec.memory is not None:
             said["memory"] = spec.memory
+        if spec.sha256 is not None:
+            said["sha256"] = spec.sha256
         entries.append({"modelName": name, "modelSpec": said})
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
     return text.translate(_GO_ESCAPES).encode()
@@ -200,7 +203,16 @@ def _spec(entry: Mapping[str, Any], read_memory: "_MemoryReader") -> ModelSpec:
             Reason.INVALID_ENTRY, f"framework is over {_MAX_FRAMEWORK} characters or not printable"
         )
     text, size = read_memory(fields.get("memory"))
-    return ModelSpec(uri, framework, size, text)
+    return ModelSpec(uri, framework, size, text, _sha256(fields.get("sha256")))
+
+
+def _sha256(value: Any) -> str | None:
+    """Read the digest that the one object must have; ours, and unknown to KServe, which ignores it."""
+    if value is None or value == "":
+        return None
+    if type(value) is not str or not _SHA256.fullmatch(value):
+        raise _EntryError(Reason.INVALID_ENTRY, "sha256 is no string of 64 hexadecimal digits")
+    return value.lower()
 
 
 class _MemoryReader:
@@ -245,7 +257,7 @@ def _fields(pairs: tuple[tuple[str, Any], ...], fields: frozenset[str]) -> dict[
     are ignored.
     """
     found = dict(pairs)
-    if found.keys() == fields and len(pairs) == len(fields) and None not in found.values():
+    if found.keys() <= fields and len(pairs) == len(found) and None not in found.values():
         return found  # just what KServe writes
     found = {}
     for key, value in pairs:

@@ -22,7 +22,7 @@ class Step(StrEnum):
 
 
 HoldKey = tuple[Step, ModelName, str]
-"""The step, the model, and the URI fetched or the revision loaded ('' for an unload)."""
+"""The step, the model, and what was fetched (`ModelSpec.source`) or loaded, '' for an unload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def hold_key(action: Action) -> HoldKey:
     """Return what a failure of *action* is remembered under."""
     match action:
         case Fetch():
-            return (Step.FETCH, action.name, action.spec.storage_uri)
+            return (Step.FETCH, action.name, action.spec.source)
         case Load():
             return (Step.LOAD, action.name, action.revision)
         case Unload():
@@ -132,7 +132,7 @@ def still_meant(holds: Holds, desired: DesiredState, revisions: Container[tuple[
         step, name, target = key
         match step:
             case Step.FETCH:
-                return name in models and models[name].storage_uri == target
+                return name in models and models[name].source == target
             case Step.LOAD:
                 return (name, target) in revisions
             case Step.UNLOAD:

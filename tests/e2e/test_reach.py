@@ -1,6 +1,7 @@
 """What a storageUri may reach, tried from outside with the agent as a process (faults X1, X13)."""
 
 import asyncio
+import hashlib
 import subprocess
 import sys
 
@@ -51,3 +52,24 @@ async def test_with_a_token_the_status_port_tells_strangers_nothing_and_the_comm
         )
         assert b'"apiVersion"' in done.stdout
         assert "s3cr3t-token" not in rig.agent.said()
+
+
+async def test_bytes_that_are_not_the_declared_ones_never_replace_what_serves(tmp_path):
+    async with started(tmp_path) as rig:
+        rig.put("v1", "first")
+        rig.put("v2", "second")
+        good = rig.entry("m", "v1")
+        good["modelSpec"]["sha256"] = hashlib.sha256(b"first").hexdigest()
+        rig.want(good)
+        await rig.settled("m")
+        bad = rig.entry("m", "v2")
+        bad["modelSpec"]["sha256"] = hashlib.sha256(b"not second").hexdigest()
+        rig.want(bad)
+        status = await rig.agent.wait(lambda status: status.reason("m") == "IntegrityMismatch")
+        assert status.model("m")["ready"]
+        await rig.serves("m", "first")
+        bad["modelSpec"]["sha256"] = hashlib.sha256(b"second").hexdigest()
+        rig.want(bad)
+        await rig.settled("m")
+        await rig.serves("m", "second")
+        assert await rig.unloads() == 0
