@@ -148,7 +148,7 @@ class _Draft:
         ]
 
     def _in_the_way(self, running: Fetch, spec: ModelSpec) -> bool:
-        return running.spec.storage_uri != spec.storage_uri or (
+        return running.spec.source != spec.source or (
             self._seen.server_up and self._way_back(running.name) is not None
         )
 
@@ -156,8 +156,7 @@ class _Draft:
         stored = self._seen.stored.get(spec.storage_uri)
         if stored is not None and self._seen.settled(name, spec):
             again = (
-                stored.resolved_at < self._relist_before
-                and self._held(Step.FETCH, name, spec.storage_uri) is None
+                stored.resolved_at < self._relist_before and self._held(Step.FETCH, name, spec.source) is None
             )
             return Fetch(name, spec, relist=True) if again else None
         wish = self._forward(name, spec, stored)
@@ -166,9 +165,9 @@ class _Draft:
     def _forward(
         self, name: ModelName, spec: ModelSpec, stored: StoredRevision | None
     ) -> Fetch | Load | Hold:
-        unreachable = self._held(Step.FETCH, name, spec.storage_uri)
-        if stored is None:
-            return unreachable or Fetch(name, spec)
+        unreachable = self._held(Step.FETCH, name, spec.source)
+        if stored is None or not stored.fits(spec):
+            return unreachable or Fetch(name, spec, relist=stored is not None)
         refused = self._holds.get((Step.LOAD, name, stored.revision))
         if refused is None or (refused.until <= self._now and not refused.relist):
             return Load(name, spec, stored.revision, spec.storage_uri, self._held_bytes(name))
@@ -269,6 +268,9 @@ class _Draft:
             self._loads.append(load)
             return QUEUED
         if load.replaces_bytes and self._may_step_aside(load, budget):
+            refused = self._held(Step.UNLOAD, load.name, "")
+            if refused is not None:
+                return Verdict(refused.reason, hold=refused)
             self._unloads.append(Unload(load.name, load.replaces_bytes, aside=True))
             return QUEUED
         reason = Reason.UPDATE_NEEDS_ROOM if load.name in self._seen.loaded else Reason.MEMORY_BUDGET_EXCEEDED
