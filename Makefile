@@ -65,7 +65,7 @@ LOCK_FLAGS := --quiet --upgrade --universal --python-version 3.11 --generate-has
 
 VERSION = $(shell git describe --tags --match 'v*' 2>/dev/null | sed s/^v// | grep . || $(PYTHON) -c 'import runpy; print(runpy.run_path("agent/__init__.py")["__version__"])')
 PYTHON_IMAGE ?= docker.io/library/python:3.13-slim-trixie
-PYTHON_DIGEST ?= $(shell docker buildx imagetools inspect $(PYTHON_IMAGE) --format '{{.Manifest.Digest}}')
+PYTHON_DIGEST ?= $(shell docker buildx imagetools inspect $(PYTHON_IMAGE) --format '{{.Manifest.Digest}}' 2>/dev/null)
 IMAGE ?= model-agent:$(VERSION)
 PLATFORMS ?= linux/amd64,linux/arm64
 
@@ -91,9 +91,9 @@ sbom: build/release
 
 ## audit: known weaknesses of what the image holds
 audit: build/release
-	build/release/tools/bin/pip-audit --require-hashes --disable-pip --requirement requirements/runtime.txt
+	build/release/tools/bin/pip-audit --strict --require-hashes --disable-pip --requirement requirements/runtime.txt
 
-LICENCES := Apache|BSD|MIT|ISC|PSF|Python Software|MPL|CC0|Unlicense
+LICENCES := Apache|BSD|MIT|ISC|PSF|Python Software|MPL|CC0|Unlicense|Zlib
 
 ## licences: of what the image holds, in dist/; fails on one that is not on the list
 licences: build/release
