@@ -53,7 +53,12 @@ class Agent:
 
 
 def decide(words: Sequence[str], environ: Mapping[str, str]) -> Command | Agent:
-    """Return what to run. Raises UsageError naming every fault."""
+    """Return what to run. Raises UsageError naming every fault.
+
+    A first word that is a URI or an absolute path is what KServe passes to a storage initializer.
+    """
+    if words and ("://" in words[0] or words[0].startswith("/")):
+        return Command(("pull", *words))
     if words and (not words[0].startswith("-") or words[0] in {"--version", "-V", "--help", "-h"}):
         return Command(tuple(words))
     parser = _Parser(prog="model-agent-entrypoint", add_help=False, allow_abbrev=False)

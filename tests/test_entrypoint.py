@@ -101,6 +101,11 @@ def test_a_command_is_run_by_its_name(words):
     assert decide(words, {}) == Command(tuple(words))
 
 
+@pytest.mark.parametrize("source", ["s3://bucket/m", "/mnt/pvc/m", "https://host/m.zip"])
+def test_what_a_storage_initializer_gets_is_pulled(source):
+    assert decide([source, "/mnt/models"], {}) == Command(("pull", source, "/mnt/models"))
+
+
 class Process:
     """The entry point as a process, as the image starts it."""
 

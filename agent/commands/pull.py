@@ -1,101 +1,264 @@
-"""`model-agent pull URI DIR`: what a URI names, downloaded and verified, in a folder.
+"""`model-agent pull SRC DEST [SRC DEST …]`: what URIs name, downloaded and verified, in folders.
 
-The folder is absent or empty before, and afterwards holds exactly the files of the URI. What was moved
-before an interruption is used by the next try.
+Takes what KServe passes to its storage initializer (contract §5). A folder is absent or empty before, or
+holds what an earlier pull of the same URI left, and afterwards holds exactly the files of the URI. What was
+moved before an interruption is used by the next try.
 """
 
 import argparse
 import asyncio
-import os
+import secrets
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.app import Providers
 from agent.artifacts.engine.engine import Engine
 from agent.artifacts.fetch import Fetcher
 from agent.artifacts.manifest import Manifest
+from agent.artifacts.nodecache import NodeCache, place
 from agent.artifacts.progress import Progress
 from agent.artifacts.store import Store
 from agent.core import uri as uris
 from agent.core import words
-from agent.core.errors import AgentError
+from agent.core.errors import AgentError, TerminalError
+from agent.core.flagvalues import memory
+from agent.core.initializer import InitializerError, Patterns, effective, pairs_of, patterns_of
+from agent.core.model import Revision
+from agent.core.paths import relative_path
+from agent.core.reasons import Reason
+from agent.core.revision import revision_of
 from agent.settings import UsageError, no_more
+from agent.storage.base import Listing, RemoteObject, Source, StorageProvider
 from agent.telemetry.board import progress_words
 
 STORE = ".agent-pull"
+PART = ".agent-part-"
+NOT_OURS = frozenset({STORE, "lost+found"})
 SAY_SECONDS = 1.0
+SAY_SECONDS_TO_LOGS = 5.0
+SERVED_IN_PLACE = "/mnt/models"
+"""A source below it is there already: KServe's multi-model servers get it (contract §5)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("uri", metavar="URI", help="s3://, gs://, https://, file:// … as in a storageUri")
     parser.add_argument(
-        "folder", metavar="DIR", type=Path, help="absent or empty before, complete afterwards"
+        "words",
+        nargs="+",
+        metavar="SRC DEST",
+        help="s3://, gs://, https://, file:// …, and a folder; any number",
     )
+    parser.add_argument("--cache-dir", type=Path, help="folder of the node that many pods share")
+    parser.add_argument("--cache-budget", help="most bytes that the cache keeps, a quantity [default: all]")
+    parser.add_argument(
+        "--cache-symlinks",
+        action="store_true",
+        help="link into the cache by path: the server mounts it at the same one",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Cache:
+    folder: NodeCache
+    budget_bytes: int | None
+    symlinks: bool
 
 
 def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str, str]) -> int:
     """Download; 0 when all is there and verified, 1 with the reason."""
     no_more("pull", rest)
-    folder: Path = given.folder.absolute()
-    if uris.scheme_of(given.uri) is None:
-        raise UsageError(
-            f"model-agent pull: {given.uri!r} has no scheme such as s3:// and is no absolute path"
-        )
-    if folder.exists() and (not folder.is_dir() or {entry.name for entry in folder.iterdir()} - {STORE}):
-        raise UsageError(f"model-agent pull: {folder} is not an empty folder; name one that is, or a new one")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        asyncio.run(_pull(given.uri, folder, environ))
+        pairs = pairs_of(given.words)
+        patterns, told = patterns_of(environ), effective(environ)
+    except InitializerError as error:
+        raise UsageError(f"model-agent pull: {error}") from None
+    for source, _ in pairs:
+        if uris.scheme_of(source) is None:
+            raise UsageError(
+                f"model-agent pull: {uris.redacted(source)!r} has no scheme such as s3://"
+                " and is no absolute path"
+            )
+    try:
+        cache = _cache(given)
+        for source, folder in pairs:
+            asyncio.run(_pull(source, Path(folder).absolute(), told, patterns, cache))
     except AgentError as error:
         sys.stderr.write(f"{error.reason}: {error.message}\n")
         return 1
     except OSError as error:
-        sys.stderr.write(f"{error.filename or folder}: {error.strerror}\n")
+        sys.stderr.write(f"{error.filename or 'the disk'}: {error.strerror}\n")
         return 1
     return 0
 
 
-async def _pull(uri: str, folder: Path, environ: Mapping[str, str]) -> None:
-    providers = Providers(environ, (Path("/"),))
+def _cache(given: argparse.Namespace) -> _Cache | None:
+    if given.cache_dir is None:
+        return None
+    try:
+        budget = memory(given.cache_budget or "none")
+    except ValueError as error:
+        raise UsageError(f"model-agent pull: --cache-budget: {given.cache_budget!r} {error}") from None
+    if budget is not None and given.cache_symlinks:
+        raise UsageError("model-agent pull: --cache-budget would remove files that --cache-symlinks point to")
+    return _Cache(NodeCache(given.cache_dir), budget, given.cache_symlinks)
+
+
+async def _pull(
+    uri: str, folder: Path, environ: Mapping[str, str], patterns: Patterns, cache: _Cache | None
+) -> None:
     began = time.monotonic()
-    with Store.open(folder / STORE / "models", folder / STORE) as store:
-        fetcher = Fetcher(providers, store, Engine())
-        progress = Progress(began)
-        telling = asyncio.create_task(_tell(progress), name="progress")
-        try:
-            stored = await fetcher.fetch(uri, progress, relist=True)
-        finally:
-            telling.cancel()
-            await fetcher.close()
-            await providers.close()
-        manifest = store.manifest(uri, stored.revision)
-        if manifest is not None:
-            await asyncio.to_thread(_lay_out, store, manifest, folder)
-    shutil.rmtree(folder / STORE)
+    if f"{uri.rstrip('/')}/".startswith(f"{SERVED_IN_PLACE}/"):
+        _say(f"{uri} is served in place; nothing is to be done")
+        return
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+    providers = Providers(environ, (Path("/"),))
+    try:
+        chosen = _Chosen(providers, patterns, folder)
+        revision, size, how = await _bring(uri, folder, chosen, cache, began)
+    finally:
+        await providers.close()
     seconds = max(time.monotonic() - began, 0.001)
-    rate = words.size(round(stored.size_bytes / seconds))
-    sys.stderr.write(
-        f"{uris.redacted(uri)}: {words.size(stored.size_bytes)} in {seconds:.1f} s ({rate}/s), "
-        f"revision {stored.revision[:12]}, in {folder}\n"
+    rate = words.size(round(size / seconds))
+    _say(
+        f"{uris.redacted(uri)}: {words.size(size)} in {seconds:.1f} s ({rate}/s){how}, "
+        f"revision {revision[:12]}, in {folder}"
     )
 
 
-def _lay_out(store: Store, manifest: Manifest, folder: Path) -> None:
-    for entry in manifest.entries:
-        target = folder / entry.path
+async def _bring(
+    uri: str, folder: Path, chosen: "_Chosen", cache: _Cache | None, began: float
+) -> tuple[Revision, int, str]:
+    """Return the revision that is in the folder now, its bytes, and how they came."""
+    if cache is not None:
+        listing = await chosen(uris.scheme_of(uri) or "").resolve(uri)
+        revision = revision_of((obj.path, obj.size, obj.identity) for obj in listing.objects)
+        known = all(obj.pinned for obj in listing.objects)
+        found = await asyncio.to_thread(cache.folder.find, revision) if known else None
+        if found is not None:
+            with suppress(FileNotFoundError):  # trimmed by another pod: a miss
+                files = {relative_path(each.path): each.file for each in found}
+                await asyncio.to_thread(_lay_out, files, folder, symlinks=cache.symlinks)
+                await asyncio.to_thread(shutil.rmtree, folder / STORE, ignore_errors=True)
+                return revision, sum(each.size for each in found), " from the node's cache"
+    with Store.open(folder / STORE / "models", folder / STORE) as store:
+        stored = await _fetch(uri, store, chosen, began)
+        manifest = store.manifest(uri, stored)
+        if manifest is None:
+            raise TerminalError(Reason.DISK_ERROR, f"what was downloaded to {folder} is gone")
+        if cache is not None and chosen.pinned:
+            await asyncio.to_thread(_keep, cache, stored, manifest, store)
+        files = {entry.path: store.blob_path(entry.blob) for entry in manifest.entries}
+        await asyncio.to_thread(_lay_out, files, folder, symlinks=False)
+    await asyncio.to_thread(shutil.rmtree, folder / STORE)
+    return stored, sum(entry.size for entry in manifest.entries), ""
+
+
+def _keep(cache: _Cache, revision: Revision, manifest: Manifest, store: Store) -> None:
+    """Take a revision into the cache; what prevents that is only told, the files are there."""
+    try:
+        cache.folder.add(revision, manifest.entries, store.blob_path)
+        if cache.budget_bytes is not None:
+            cache.folder.trim(cache.budget_bytes, revision)
+    except OSError as error:
+        _say(f"the node's cache was not added to: {error.strerror} ({error.filename2 or error.filename})")
+
+
+async def _fetch(uri: str, store: Store, chosen: "_Chosen", began: float) -> Revision:
+    fetcher = Fetcher(chosen, store, Engine())
+    progress = Progress(began)
+    telling = asyncio.create_task(_tell(progress), name="progress")
+    try:
+        return (await fetcher.fetch(uri, progress, relist=True)).revision
+    finally:
+        telling.cancel()
+        await fetcher.close()
+
+
+class _Chosen:
+    """The providers, giving only the files that are wanted; refuses a folder with other files in it."""
+
+    def __init__(self, providers: Callable[[str], StorageProvider], patterns: Patterns, folder: Path) -> None:
+        self._providers, self._patterns, self._folder = providers, patterns, folder
+        self.pinned = False
+
+    def __call__(self, scheme: str) -> StorageProvider:
+        return _Chooser(self._providers(scheme), self)
+
+    def choose(self, listing: Listing) -> Listing:
+        """Return what is wanted of a listing. An object that the URI names itself is wanted in any case."""
+        if not listing.single:
+            kept = tuple(obj for obj in listing.objects if self._patterns.keep(obj.path))
+            if not kept:
+                raise TerminalError(
+                    Reason.NOT_FOUND,
+                    f"none of {len(listing.objects)} files passes STORAGE_ALLOW_PATTERNS and"
+                    " STORAGE_IGNORE_PATTERNS",
+                )
+            listing = replace(listing, objects=kept)
+            check(self._folder, (obj.path for obj in kept))
+        self.pinned = all(obj.pinned for obj in listing.objects)
+        return listing
+
+
+@dataclass(frozen=True, slots=True)
+class _Chooser:
+    provider: StorageProvider
+    chosen: _Chosen
+
+    async def resolve(self, uri: str) -> Listing:
+        return self.chosen.choose(await self.provider.resolve(uri))
+
+    async def source(self, obj: RemoteObject) -> Source:
+        return await self.provider.source(obj)
+
+    async def close(self) -> None:
+        """The owner of the providers does."""
+
+
+def check(folder: Path, wanted: Iterable[str]) -> None:
+    """Refuse a folder that holds other files than those, which this pull would then serve as its own."""
+    there = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if (path.is_symlink() or not path.is_dir())
+        and path.relative_to(folder).parts[0] not in NOT_OURS
+        and not path.name.startswith(PART)
+    }
+    if foreign := sorted(there - set(wanted)):
+        raise UsageError(
+            f"model-agent pull: {folder} is not an empty folder, it holds {foreign[0][:200]!r}; name one that"
+            " is, or a new one"
+        )
+
+
+def _lay_out(files: Mapping[str, Path], folder: Path, *, symlinks: bool) -> None:
+    """Put the files in place, each with one rename."""
+    check(folder, files)
+    for left in folder.rglob(f"{PART}*"):
+        left.unlink()
+    for path, source in files.items():
+        target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.link(store.blob_path(entry.blob), target)
-        target.chmod(0o644)
+        part = target.parent / f"{PART}{secrets.token_hex(8)}"
+        place(source, part, symlink=symlinks)
+        part.rename(target)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 async def _tell(progress: Progress) -> None:
-    """Say how far it is, once a second: on one line of a terminal, or a line each elsewhere."""
-    end = "\r" if sys.stderr.isatty() else "\n"
+    """Say how far it is: on one line of a terminal, or a line every few seconds to a log."""
+    terminal = sys.stderr.isatty()
     while True:
-        await asyncio.sleep(SAY_SECONDS)
-        sys.stderr.write(f"{progress_words(progress.snapshot(time.monotonic())):<70}{end}")
+        await asyncio.sleep(SAY_SECONDS if terminal else SAY_SECONDS_TO_LOGS)
+        text = progress_words(progress.snapshot(time.monotonic()))
+        sys.stderr.write(f"{text:<70}\r" if terminal else f"{text}\n")
         sys.stderr.flush()
