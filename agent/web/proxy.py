@@ -9,8 +9,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from agent.web.proxy_client import PROBING, TUNNEL, Client, answer
-from agent.web.proxy_heads import Request
+from agent.web.proxy_client import PROBING, TUNNEL, Client
+from agent.web.proxy_heads import Request, answer
 from agent.web.proxy_upstream import KEPT_SECONDS, Upstream
 
 log = logging.getLogger("agent.proxy")

@@ -8,7 +8,7 @@ answer, and only where RFC 9110 §9.2.2 allows it.
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol, cast
+from typing import Protocol, cast
 
 from agent.web.proxy_heads import (
     CHUNKED,
@@ -18,6 +18,7 @@ from agent.web.proxy_heads import (
     BadMessage,
     Chunks,
     Request,
+    answer,
     read_request,
 )
 from agent.web.proxy_upstream import BUFFER_BYTES, Upstream
@@ -26,17 +27,6 @@ HEAD, BODY, WAITING, PROBING, TUNNEL, LEAVING = range(6)
 LINGER_SECONDS = 2.0
 
 _CONNECTING, _FULL, _AHEAD, _SLOW = 1, 2, 4, 8  # why a client is not read
-
-REASONS: Final = {
-    200: b"OK",
-    400: b"Bad Request",
-    405: b"Method Not Allowed",
-    408: b"Request Timeout",
-    431: b"Request Header Fields Too Large",
-    501: b"Not Implemented",
-    502: b"Bad Gateway",
-    503: b"Service Unavailable",
-}
 
 
 class Hub(Protocol):
@@ -64,19 +54,6 @@ class Hub(Protocol):
     def now(self) -> float:
         """Return the loop's time."""
         ...
-
-
-def answer(status: int, text: str, *more: bytes, close: bool = False) -> bytes:
-    """Write a whole answer of the proxy's own."""
-    body = text.encode()
-    fields = [
-        b"HTTP/1.1 %d %b" % (status, REASONS[status]),
-        b"Content-Type: text/plain; charset=utf-8",
-        b"X-Content-Type-Options: nosniff",
-        b"Content-Length: %d" % len(body),
-        *more,
-    ]
-    return b"\r\n".join((*fields, *([b"Connection: close"] if close else []), b"", body))
 
 
 class Client(asyncio.Protocol):
@@ -296,7 +273,10 @@ class Client(asyncio.Protocol):
         self._hub.connect(lambda: Upstream(self, self._hub.now), self._unreachable)
 
     def _unreachable(self) -> None:
-        self.refuse(502, "the model server cannot be reached")
+        if self.state == TUNNEL:
+            self.abort()  # HTTP/2 would not read our words
+        else:
+            self.refuse(502, "the model server cannot be reached")
 
     def connected(self, upstream: "Upstream") -> bool:
         """Take a new connection to the model server; false where nobody needs it any more."""

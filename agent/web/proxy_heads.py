@@ -6,7 +6,7 @@ What two parsers could read differently is refused, so that nobody can hide a re
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 MAX_HEAD_BYTES = 1 << 16
 CHUNKED, UNTIL_CLOSE = -1, -2
@@ -28,6 +28,18 @@ _NOTED_OF_REQUEST = _FRAMING | _DROPPED | _FORWARDED | _PROBING
 _NOTED_OF_RESPONSE = _FRAMING | _DROPPED
 _NEVER_LISTED = _FRAMING | {b"host"}
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
+
+
+REASONS: Final = {
+    200: b"OK",
+    400: b"Bad Request",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    431: b"Request Header Fields Too Large",
+    501: b"Not Implemented",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+}
 
 
 class BadMessage(Exception):  # noqa: N818 - what it is, as `UsageError` is
@@ -100,6 +112,19 @@ def read_response(head: bytes, method: bytes, *, closing: bool) -> Response:
     if closing or length == UNTIL_CLOSE:
         kept.append(b"Connection: close")
     return Response(status, b"\r\n".join((first, *kept, b"", b"")), length, keep)
+
+
+def answer(status: int, text: str, *more: bytes, close: bool = False) -> bytes:
+    """Write a whole answer of the proxy's own."""
+    body = text.encode()
+    fields = [
+        b"HTTP/1.1 %d %b" % (status, REASONS[status]),
+        b"Content-Type: text/plain; charset=utf-8",
+        b"X-Content-Type-Options: nosniff",
+        b"Content-Length: %d" % len(body),
+        *more,
+    ]
+    return b"\r\n".join((*fields, *([b"Connection: close"] if close else []), b"", body))
 
 
 def _split(head: bytes, noting: frozenset[bytes]) -> tuple[bytes, dict[bytes, bytes], list[bytes]]:

@@ -1,6 +1,7 @@
 """The proxy between real clients and real servers: what passes, as it passes, and what does not."""
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import random
@@ -265,6 +266,17 @@ async def test_a_server_that_is_not_there_is_a_bad_gateway():
             assert (await relay.ask(b"POST / HTTP/1.1", HOST, b"Content-Length: 3", body=b"abc")).split()[
                 1
             ] == b"502"
+
+
+async def test_http2_to_a_server_that_is_not_there_ends_without_words_of_http1():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        async with relayed(taken.getsockname()[1]) as relay:
+            reader, writer = await relay.raw()
+            writer.write(PREFACE)
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+            await closed(writer)
 
 
 @pytest.mark.parametrize(("method", "status", "connections"), [("GET", 200, 2), ("POST", 502, 1)])
