@@ -59,6 +59,8 @@ def running(command, port, **more):
                 time.sleep(0.05)
         yield process
     finally:
+        if process.stdin is not None:
+            process.stdin.close()  # the proxy's process ends with its parent's end of the pipe
         process.terminate()
         process.wait()
 
