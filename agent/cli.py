@@ -24,7 +24,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "plan": ("agent.commands.plan", "show what a document would make the agent do, and change nothing"),
     "status": ("agent.commands.status", "show what a running agent says of its models"),
     "inject": ("agent.commands.inject", "put the sidecar into the pods of manifests"),
-    "pull": ("agent.commands.pull", "download what URIs name to folders, verified; KServe's storage initializer"),
+    "pull": (
+        "agent.commands.pull",
+        "download what URIs name to folders, verified; KServe's storage initializer",
+    ),
     "validate": ("agent.commands.validate", "check TrainedModels and models.json before they are applied"),
     "render": ("agent.commands.render", "print the ConfigMaps that the controller would write"),
     "controller": ("agent.commands.controller", "turn TrainedModel objects into ConfigMaps and status"),
