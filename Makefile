@@ -18,6 +18,7 @@ demo: $(STAMP)
 
 ## servers: the real model servers and object stores that tests talk to, each in a place of its own outside the checkout
 servers: $(STAMP)
+	tests/servers/system.sh
 	tests/servers/install.sh
 	tests/servers/objectstores.sh
 	tests/servers/promtool.sh
