@@ -14,6 +14,7 @@ from typing import Literal, cast
 
 from aiohttp import web
 
+from agent.aio.unixtime import UnixTime
 from agent.aio.wakeup import Wakeup
 from agent.artifacts.engine.engine import Engine
 from agent.artifacts.engine.settings import EngineSettings
@@ -96,8 +97,7 @@ class Sidecar:
         return self._code
 
     def _site(self) -> StatusSite:
-        offset = self._clock.wall() - self._clock.now()
-        renderer = Renderer(self.board, lambda moment: moment + offset)
+        renderer = Renderer(self.board, UnixTime(self._clock.now, self._clock.wall))
         self.board.turned_at = self._clock.now()
         patience = STALLED_SECONDS + 2 * self._settings.resync_interval
         return StatusSite(

@@ -39,7 +39,7 @@ class Renderer:
     def __init__(self, board: Board, unix: Callable[[float], float]) -> None:
         self._board = board
         self._unix = unix
-        self._pieces: dict[ModelName, tuple[ModelStatus, bytes]] = {}
+        self._pieces: dict[ModelName, tuple[ModelStatus, bytes, float | None]] = {}
 
     def names(self) -> list[ModelName]:
         """Return the names of all models, sorted."""
@@ -56,12 +56,13 @@ class Renderer:
         return head[:-1] + b',"models":[' + pieces + b"]}"
 
     def piece(self, status: ModelStatus) -> bytes:
-        """Return one model, from memory unless it has changed or is on the move."""
+        """Return one model, from memory unless it has changed, is on the move, or the clock was set."""
         known = self._pieces.get(status.name)
-        if known is not None and known[0] is status and status.phase not in _MOVING:
+        due = None if status.next_retry is None else self._unix(status.next_retry)
+        if known is not None and known[0] is status and status.phase not in _MOVING and known[2] == due:
             return known[1]
         piece = encoded(self.model(status))
-        self._pieces[status.name] = (status, piece)
+        self._pieces[status.name] = (status, piece, due)
         return piece
 
     def changes(self, names: Iterable[ModelName], *, head: bool) -> bytes:
