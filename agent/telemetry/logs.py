@@ -1,7 +1,7 @@
 """Logs on stderr: one event a line, JSON where a machine reads, coloured text where a person does.
 
 No value reaches the stream with a secret in it or with a character that could forge a line (law 10, X8).
-An event that repeats is said once a minute, with how often.
+An event that repeats is said once a minute, with how often. No log call raises into whoever made it.
 """
 
 import collections
@@ -9,6 +9,7 @@ import datetime as dt
 import json
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,18 +53,52 @@ def configure(level: str, form: str, stream: TextIO, *, color: bool = True) -> N
     logging.captureWarnings(capture=True)
 
 
-class LineHandler(logging.StreamHandler[TextIO]):
-    """Writes records to a stream, those that repeat once a minute."""
+Later = Callable[[float, Callable[[], None]], Callable[[], None]]
+"""Calls something after so many seconds, on any thread; returns how to stop that."""
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+
+def in_a_thread(seconds: float, call: Callable[[], None]) -> Callable[[], None]:
+    """Do *call* after *seconds*, where there may be no event loop; holds up no exit."""
+    timer = threading.Timer(seconds, call)
+    timer.daemon = True
+    timer.start()
+    return timer.cancel
+
+
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Writes records to a stream, those that repeat once a minute; what was counted also if all is quiet."""
+
+    def __init__(
+        self, stream: TextIO, clock: Callable[[], float] = time.monotonic, later: Later = in_a_thread
+    ) -> None:
         super().__init__(stream)
-        self._clock = clock
+        self._clock, self._later = clock, later
         self._repeats = Repeats()
+        self._stop_timer: Callable[[], None] | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record, or count it; write what was counted a minute ago."""
-        for each in self._repeats.pass_on(record, self._clock()):
+        now = self._clock()
+        for each in self._repeats.pass_on(record, now):
             super().emit(each)
+        self._arm(now)
+
+    def _arm(self, now: float) -> None:
+        if self._stop_timer is None and (due := self._repeats.next_due()) is not None:
+            self._stop_timer = self._later(max(due - now, 0.0), self._rung)
+
+    def _rung(self) -> None:
+        self.acquire()
+        try:
+            if self._stop_timer is None:  # closed meanwhile
+                return
+            self._stop_timer = None
+            now = self._clock()
+            for each in self._repeats.due(now):
+                super().emit(each)
+            self._arm(now)
+        finally:
+            self.release()
 
     def flush(self) -> None:
         """Flush the stream; one that is closed or broken is nobody's concern any more."""
@@ -76,6 +111,9 @@ class LineHandler(logging.StreamHandler[TextIO]):
         """Write what was counted and not said."""
         self.acquire()
         try:
+            if self._stop_timer is not None:
+                self._stop_timer()
+                self._stop_timer = None
             for each in self._repeats.drain():
                 super().emit(each)
         finally:
@@ -110,7 +148,7 @@ class Repeats:
 
     def pass_on(self, record: logging.LogRecord, now: float) -> list[logging.LogRecord]:
         """Return what to write now: sums that are due, and *record* unless it only counts."""
-        due = self._due(now)
+        due = self.due(now)
         key = _key(record)
         known = self._keys.get(key)
         if known is None:
@@ -125,9 +163,13 @@ class Repeats:
 
     def drain(self) -> list[logging.LogRecord]:
         """Return the sums of everything that was counted."""
-        return self._due(math.inf)
+        return self.due(math.inf)
 
-    def _due(self, now: float) -> list[logging.LogRecord]:
+    def next_due(self) -> float | None:
+        """Return when the first sum is due, None where nothing was counted."""
+        return next((said.since + REPEAT_SECONDS for said in self._keys.values() if said.unsaid), None)
+
+    def due(self, now: float) -> list[logging.LogRecord]:
         """Forget what is a minute old, or too much to remember; return the records that stand for it."""
         due = []
         while self._keys:
@@ -154,7 +196,7 @@ class JsonFormatter(logging.Formatter):
             "ts": _timestamp(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "msg": clean(record.getMessage()),
+            "msg": clean(_words(record)),
         }
         for name, value in vars(record).items():
             if name not in _ORDINARY:
@@ -225,7 +267,16 @@ def _key(record: logging.LogRecord) -> object:
         for name, value in sorted(vars(record).items())
         if name not in _ORDINARY and name not in _FREE_WORDS and isinstance(value, str)
     )
-    return (record.name, record.levelno, record.getMessage(), identity)
+    return (record.name, record.levelno, _words(record), identity)
+
+
+def _words(record: logging.LogRecord) -> str:
+    """Return what the record says; text and arguments side by side where they do not fit each other."""
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001 - a third party's slip, or its __str__: anything may come of it
+        text = record.msg if isinstance(record.msg, str) else type(record.msg).__name__
+        return f"{text} (a log call with {len(record.args or ())} arguments that do not fit it)"
 
 
 def _timestamp(created: float) -> str:

@@ -4,13 +4,14 @@ import io
 import json
 import logging
 import re
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.reasons import Reason
-from agent.telemetry.logs import JsonFormatter, LineHandler, Repeats, TextFormatter, configure
+from agent.telemetry.logs import JsonFormatter, LineHandler, Repeats, TextFormatter, configure, in_a_thread
 
 
 class Terminal(io.StringIO):
@@ -203,9 +204,29 @@ def stream():
     return io.StringIO()
 
 
+class Timers:
+    """Calls that are to be made later: made when the test says so."""
+
+    def __init__(self) -> None:
+        self.armed: list[tuple[float, object]] = []
+
+    def __call__(self, seconds, call):
+        entry = (seconds, call)
+        self.armed.append(entry)
+        return lambda: entry in self.armed and self.armed.remove(entry)
+
+    def fire(self) -> None:
+        self.armed.pop(0)[1]()
+
+
 @pytest.fixture
-def handler(stream, clock):
-    handler = LineHandler(stream, clock)
+def timers():
+    return Timers()
+
+
+@pytest.fixture
+def handler(stream, clock, timers):
+    handler = LineHandler(stream, clock, timers)
     handler.setFormatter(JsonFormatter())
     return handler
 
@@ -247,6 +268,56 @@ def test_what_is_counted_is_told_when_something_else_is_said_a_minute_later(hand
         ("model failed", 1),
         ("other", None),
     ]
+
+
+def test_what_is_counted_is_told_a_minute_later_though_nothing_else_is_said(handler, stream, clock, timers):
+    for clock.now in (0.0, 5.0, 10.0):
+        handler.emit(record(model="m"))
+    ((seconds, _),) = timers.armed
+    clock.now = 5.0 + seconds
+    timers.fire()
+    assert [line.get("repeated") for line in lines(stream)] == [None, 2]
+    assert timers.armed == [], "nothing is counted, so nothing is waited for"
+
+
+def test_each_sum_is_told_in_its_own_time_and_none_after_the_end(handler, stream, clock, timers):
+    for clock.now, model in ((0.0, "a"), (1.0, "a"), (20.0, "b"), (21.0, "b")):
+        handler.emit(record(model=model))
+    clock.now = 60.0
+    timers.fire()
+    assert [(line["model"], line.get("repeated")) for line in lines(stream)][2:] == [("a", 1)]
+    ((seconds, late),) = timers.armed
+    assert seconds == 20.0
+    handler.close()
+    assert timers.armed == []
+    late()
+    assert [(line["model"], line.get("repeated")) for line in lines(stream)][3:] == [("b", 1)]
+
+
+def test_the_timer_of_a_real_handler_needs_no_event_loop():
+    rung = threading.Event()
+    in_a_thread(0.01, rung.set)
+    assert rung.wait(10)
+    in_a_thread(3600.0, rung.set)()
+
+
+class Unspeakable:
+    def __str__(self) -> str:
+        raise OSError("gone")
+
+
+@pytest.mark.parametrize(
+    ("text", "args"),
+    [
+        ("%d", ("a",)), ("%s %s", (1,)), ("no place", (1,)), ("%(x)s", ({"y": 1},)), ("%", (1,)),
+        ("%s", (Unspeakable(),)), (Unspeakable(), ()),
+    ],
+)  # fmt: skip
+def test_a_bad_log_call_of_a_library_raises_nothing_and_is_still_a_line(text, args, handler, stream):
+    handler.handle(logging.getLogger("library").makeRecord("library", 30, "f", 1, text, args, None))
+    (line,) = lines(stream)
+    assert "do not fit" in line["msg"]
+    assert (str(text) if isinstance(text, str) else "Unspeakable") in line["msg"]
 
 
 def test_transitions_may_repeat_but_not_without_end(handler, stream):
