@@ -426,12 +426,15 @@ def test_no_mixture_of_faults_is_ever_taken_for_the_object(tmp_path, faults, sma
         path.unlink()
 
 
-async def test_the_end_of_a_slow_part_is_taken_over_by_others(origin, engine, tmp_path):
+async def test_the_end_of_a_slow_part_is_taken_over_by_others(origin, tmp_path):
+    engine = Engine(EngineSettings(stall_seconds=30))  # nothing but the others can help
     origin.put("/x", LARGE, [Fault(), Fault(drip=100_000)])
     orders = Orders(origin, tmp_path)
     async with asyncio.timeout(20):
         await engine.move(await orders.of("/x"))
+    engine.close()
     assert orders.read("/x") == LARGE  # alone the part would take 40 s
+    assert origin.sent_bytes < len(LARGE) + 3 * MIB  # and little of it came twice
 
 
 async def test_a_silent_last_part_is_asked_for_again_long_before_it_counts_as_stalled(origin, tmp_path):

@@ -253,6 +253,8 @@ class EpollLane:
             if words is not None:
                 told = f"{connection.route.place}: {words}"
                 self._break(connection, RetryableError(Reason.STORAGE_TIMEOUT, told))
+            elif connection.piece is not None:
+                connection.piece.download.call_for_help(connection.piece, now)
         for connection in list(self._connections.values()):
             if connection.piece is None and now - connection.last_byte > self._settings.idle_seconds:
                 self._forget_idle(connection)

@@ -17,7 +17,8 @@ class Piece:
     """Bytes from `start` up to `stop` of an object; `stop` is None for all there is, asked without a range.
 
     `at` is the next byte to come. `crc` is over what came since `mark`. `stop` may be lowered while the
-    piece is under way, when another connection takes over its end. A `hedged` one was silent before.
+    piece is under way, when another connection takes over its end, but never below `taken`: bytes up to
+    there are being written. A `hedged` one was silent before.
     """
 
     download: "Download"
@@ -29,11 +30,12 @@ class Piece:
     asked_stop: int | None = field(init=False)
     at: int = field(init=False)
     mark: int = field(init=False)
+    taken: int = field(init=False)
     crc: int = 0
     began: float = 0.0
 
     def __post_init__(self) -> None:
-        self.at = self.mark = self.start
+        self.at = self.mark = self.taken = self.start
         self.asked_stop = self.stop
 
 
@@ -80,6 +82,10 @@ class Download(Protocol):
 
     def last(self, piece: Piece) -> bool:
         """Whether everybody waits for pieces like this one, so that a second try is worth it."""
+        ...
+
+    def call_for_help(self, piece: Piece, now: float) -> None:
+        """Offer the end of *piece* to other connections where it is slow. Asked four times a second."""
         ...
 
     def begin(self, piece: Piece, head: Head) -> None:

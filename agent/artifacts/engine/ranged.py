@@ -19,13 +19,8 @@ from agent.artifacts.engine.journal import Journal, Span, open_journal
 from agent.artifacts.engine.ordered import OrderedDigests
 from agent.artifacts.engine.patience import pause_after
 from agent.artifacts.engine.pieces import Crew, Piece
-from agent.artifacts.engine.settings import (
-    JOURNAL_BYTES,
-    LARGEST_PART,
-    SMALLEST_PART,
-    SMALLEST_SHARE,
-    WINDOW_BYTES,
-)
+from agent.artifacts.engine.settings import JOURNAL_BYTES, LARGEST_PART, SMALLEST_PART, WINDOW_BYTES
+from agent.artifacts.engine.sharing import left_of, worth_sharing
 from agent.artifacts.engine.streamed import Streamed, write_all
 from agent.artifacts.engine.writeback import Writeback
 from agent.artifacts.errors import disk_error, disk_errors
@@ -37,7 +32,6 @@ from agent.storage.base import HttpSource
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _FRESH_SECONDS = 60.0  # a signed source is asked for again after a minute
-_SLOW_SECONDS = 2.0  # a piece that takes longer than this is worth sharing
 _GOOD_PROGRESS = 64 << 10  # a connection that brought this much was no failure of the range
 
 _EXPIRED = frozenset({Reason.ACCESS_DENIED, Reason.INVALID_CREDENTIALS})
@@ -161,15 +155,12 @@ class Ranged:
         return piece
 
     def _share(self, state: _State, now: float) -> Piece | None:
-        """Take over the end of the piece that has furthest to go, where that is worth a connection."""
-        slowest = max(state.active, key=lambda each: (each.stop or 0) - each.at, default=None)
-        if slowest is None or slowest.stop is None or now - slowest.began < _SLOW_SECONDS / 2:
+        """Take over the end of the slow piece that has furthest to go."""
+        slow = (each for each in state.active if worth_sharing(each, now))
+        slowest = max(slow, key=left_of, default=None)
+        if slowest is None:
             return None
-        left = slowest.stop - slowest.at
-        rate = (slowest.at - slowest.start) / (now - slowest.began)
-        if left < SMALLEST_SHARE or left < rate * _SLOW_SECONDS:
-            return None
-        middle = slowest.at + max(left // 2, SMALLEST_SHARE // 2)  # beyond what is just being written
+        middle = slowest.taken + left_of(slowest) // 2
         piece = Piece(self, self.source, middle, slowest.stop, hedged=slowest.hedged)
         piece.began = now
         slowest.stop = middle
@@ -180,6 +171,14 @@ class Ranged:
         """Nothing is left to be handed out but what is under way."""
         with self._lock:
             return self._state is not None and not self._state.gaps and piece in self._state.active
+
+    def call_for_help(self, piece: Piece, now: float) -> None:
+        """Offer this once more, as a queue forgets a download that had nothing to give when asked."""
+        with self._lock:
+            state = self._state
+            slow = state is not None and not state.gaps and worth_sharing(piece, now)
+        if slow:
+            self._crew.offer(self)
 
     def begin(self, piece: Piece, head: Head) -> None:
         """Take a 206 of the pinned version; a 200 means that there are no ranges here."""
@@ -220,14 +219,14 @@ class Ranged:
             state = self._open_state()
             if self._whole:
                 raise RetryableError(Reason.STORAGE_ERROR, f"{self.order.obj.path}: the range was ignored")
-            stop = piece.stop or 0
-        at, count = piece.at, len(data)
-        if at + count > stop:
+            at, stop = piece.at, piece.stop or 0
+            count = min(len(data), stop - at)
+            piece.taken = at + count
+        if count < len(data):
             if stop == piece.asked_stop:
                 raise RetryableError(
                     Reason.STORAGE_ERROR, f"{self.order.obj.path}: more bytes than asked for"
                 )
-            count = stop - at
             data = data[:count]
         try:
             write_all(state.descriptor, data, at)

@@ -18,7 +18,7 @@ SMALLEST_PART = 4 * MIB
 LARGEST_PART = 64 * MIB
 """Parts get smaller towards the end of an object, so that all connections end together."""
 
-SMALLEST_SHARE = MIB
+SMALLEST_SHARE = MIB // 8
 """So much has to be left of a slow part for another connection to take over half of it."""
 
 WINDOW_BYTES = 256 * MIB

@@ -53,6 +53,9 @@ class Streamed:
         """Never worth a second connection."""
         return False
 
+    def call_for_help(self, piece: Piece, now: float) -> None:
+        """Nobody can help: there are no parts."""
+
     def begin(self, piece: Piece, head: Head) -> None:
         """Take only a 200 of the pinned version."""
         order = self.order
