@@ -51,7 +51,8 @@ class Quantity:
     def canonical(self) -> str:
         """Return the text that Kubernetes prints: no fraction, the largest suffix that loses nothing.
 
-        Raises nothing; `parse_quantity` reads it back to an equal quantity of the same printed form.
+        Raises nothing; `parse_quantity` reads what fits in its 255 characters back to an equal quantity of
+        the same printed form.
         """
         if not self.nanos:
             return "0"
@@ -117,7 +118,7 @@ def _print_binary(number: int) -> str:
 
 def _print_decimal(nanos: int, form: Format) -> str:
     number, exponent = nanos, -9
-    while number % 1000 == 0:
+    while number % 1000 == 0 and exponent + 3 <= _MAX_EXPONENT:
         number, exponent = number // 1000, exponent + 3
     if form is Format.DECIMAL_EXPONENT or exponent not in _DECIMAL_SUFFIX:
         return f"{number}e{exponent}" if exponent else str(number)

@@ -9,21 +9,32 @@ import re
 from agent.core.uri import redacted
 
 HIDDEN = "***"
+_PASSES = 6
 
 _PEM = re.compile(
     r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)", re.DOTALL
 )
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s\"'<>]*")
 _USERINFO = re.compile(r"://[^\s/?#]*@|://[^\s/?#@:]*:(?!\d{1,5}(?:[/?#\s]|\Z))[^\s@]{0,300}@")
-_HEADER = (
-    r"(?:[A-Za-z0-9_.-]{0,40}[-_.])?(?:authorization|cookie|password|passwd|secret|signature|credential|credentials|token"
+_WORD = (
+    r"(?:authorization|cookie|password|passwd|secret|signature|credential|credentials|token"
     r"|api[-_]?key|access[-_]?key(?:[-_]?id)?|secret[-_]?access[-_]?key|private[-_]?key|account[-_]?key|sig)"
 )
-_NAMED = re.compile(
-    rf"(?<![A-Za-z0-9])(?P<name>{_HEADER})(?P<between>[\"']?\s{{0,4}}[:=]\s{{0,4}})"
-    r"(?P<value>\"[^\"]*\"?|'[^']*'?|(?:(?:Bearer|Basic|Negotiate|AWS4-HMAC-SHA256)\s+)?[^\s\"',;&)}\]]+)",
+_HEADER = rf"(?:[A-Za-z0-9_.-]{{0,40}}[-_.])?{_WORD}"
+_BETWEEN = r"(?P<between>[\"']?\s{0,4}[:=]\s{0,4})"
+# a quote that is never closed does not reach into the next secret's own
+_INSIDE = rf"(?!{_WORD}[\"']?\s{{0,4}}[:=])"
+_QUOTED = rf"\"(?:{_INSIDE}[^\"])*\"?|'(?:{_INSIDE}[^'])*'?"
+_BARE = r"[^\s\"',;&)}\]]+"
+_NAMED = re.compile(  # what follows an empty header is the next header, and no value
+    rf"(?<![A-Za-z0-9])(?P<name>{_HEADER}){_BETWEEN}(?P<value>{_QUOTED}|(?!{_HEADER}[\"']?\s{{0,4}}[:=]){_BARE})",
     re.IGNORECASE,
 )
+_AUTHORIZATION = re.compile(  # any scheme's word, then what it brings
+    rf"(?P<name>authorization){_BETWEEN}(?P<value>{_QUOTED}|(?:[a-z][\w-]{{0,30}}[ \t]+)?{_BARE})",
+    re.IGNORECASE,
+)
+_COOKIE = re.compile(rf"(?P<name>cookie){_BETWEEN}(?P<value>{_QUOTED}|[^\r\n\"']+)", re.IGNORECASE)
 _NAME = re.compile(_HEADER, re.IGNORECASE)
 _SCHEME = re.compile(r"\b(Bearer|Basic|Negotiate)\s+(?!\*\*\*)[A-Za-z0-9+/=._~-]{6,}", re.IGNORECASE)
 _TOKEN = re.compile(
@@ -44,10 +55,20 @@ def redact(text: str) -> str:
     URLs lose userinfo, query and fragment; values after names such as `Authorization:` or
     `X-Amz-Signature=`, bearer words, well-known tokens and private keys become `***`.
     """
+    for _ in range(_PASSES):  # what was hidden may make a secret's shape of what stands around it
+        shown = _pass(text)
+        if shown == text:
+            break
+        text = shown
+    return text
+
+
+def _pass(text: str) -> str:
     text = _PEM.sub(HIDDEN, text)
     text = _USERINFO.sub("://", text)
     text = _URL.sub(lambda match: redacted(match[0]), text)
-    text = _NAMED.sub(_hide_value, text)
+    for pattern in (_AUTHORIZATION, _COOKIE, _NAMED):
+        text = pattern.sub(_hide_value, text)
     text = _SCHEME.sub(lambda match: f"{match[1]} {HIDDEN}", text)
     return _TOKEN.sub(HIDDEN, text)
 

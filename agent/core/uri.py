@@ -33,6 +33,6 @@ def redacted(uri: str) -> str:
         host = parts.netloc.rpartition("@")[2]
     except ValueError:
         return f"{scheme_of(uri) or 'unreadable'}://…"
-    if not parts.scheme:
-        return parts.path
-    return f"{parts.scheme}://{host}{parts.path}"
+    # without :// what stands before an @ may be a password, as in https:user:password@host
+    path = parts.path if scheme_of(uri) else parts.path.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{path}" if parts.scheme else path

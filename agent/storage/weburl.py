@@ -148,7 +148,8 @@ def file_name(url: WebUrl, disposition: str | None) -> str:
 
 def _disposed_name(disposition: str | None) -> str:
     message = Message()
-    message["content-disposition"] = re.sub(r"[\x00-\x1f\x7f]", "", disposition or "")
+    said = (disposition or "").encode(errors="replace").decode()  # a header's bytes need be no UTF-8
+    message["content-disposition"] = re.sub(r"[\x00-\x1f\x7f]", "", said)
     name = message.get_filename()
     try:
         return relative_path(name) if name and "/" not in name else FALLBACK_NAME

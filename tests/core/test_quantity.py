@@ -119,6 +119,11 @@ def test_the_printed_text_reads_back_to_the_same_value_and_prints_the_same(text)
     assert again.canonical() == once.canonical()
 
 
+@pytest.mark.parametrize("text", ["10000e999", "1000e998", "1e999"])
+def test_the_largest_exponents_are_printed_as_they_can_be_read(text):
+    assert parse_quantity(parse_quantity(text).canonical()) == parse_quantity(text)
+
+
 @given(TEXTS)
 def test_bytes_are_the_least_whole_number_not_below_the_value(text):
     quantity = parse_quantity(text)

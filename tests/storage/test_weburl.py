@@ -81,6 +81,15 @@ def test_a_redirect_never_goes_down_nor_keeps_userinfo(location, scheme):
     assert target.origin.scheme == "https" or scheme == "http"
 
 
+@given(
+    st.binary(max_size=40), st.sampled_from(["", "attachment; filename=", "attachment; filename*=utf-8''"])
+)
+def test_whatever_bytes_a_disposition_has_a_file_gets_a_plain_name(raw, before):
+    """aiohttp gives bytes that are no UTF-8 as lone surrogates."""
+    name = file_name(web_url("https://host.test/folder/"), before + raw.decode("utf-8", "surrogateescape"))
+    assert relative_path(name) == name
+
+
 @pytest.mark.parametrize(
     ("uri", "host", "port"),
     [
