@@ -40,7 +40,9 @@ faults: $(STAMP) servers
 
 ## soak: what takes minutes
 soak: $(STAMP) servers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements/fuzz.txt
 	$(BIN)/python -m pytest -m soak
+	$(BIN)/python -m tests.fuzz.run --seconds 60
 
 ## bench: how fast bytes come, beside the native tools; takes a quarter of an hour
 bench: $(STAMP)
