@@ -30,6 +30,7 @@ from agent.reconcile.config import ConfigKeeper, DocumentRules
 from agent.reconcile.loop import Clock, Limits, Outlook, Reconciler
 from agent.reconcile.pod import Pod
 from agent.reconcile.readiness import Readiness
+from agent.reconcile.scrubbing import Scrubbing
 from agent.reconcile.server_link import ServerLink
 from agent.reconcile.upkeep import Room, Upkeep
 from agent.servers.base import ModelServer
@@ -168,7 +169,14 @@ class Sidecar:
             ),
             policy=denied,
         )
-        fetcher = Fetcher(providers, store, engine, make_room=room.make, allowed_uris=settings.allow_uri)
+        fetcher = Fetcher(
+            providers,
+            store,
+            engine,
+            make_room=room.make,
+            allowed_uris=settings.allow_uri,
+            signing_key=settings.signing_key_file,
+        )
         wakeup = Wakeup()
         link = ServerLink(self._server(), lambda: self._server_changed(link, wakeup))
         pod = Pod(store, fetcher, link, self._clock.now, self.metrics.moved)
@@ -193,6 +201,9 @@ class Sidecar:
             "watch": config.watch,
             "upkeep": Upkeep(pod, room, self.board, settings.resync_interval).run,
         }
+        if settings.scrub_interval:
+            rate = settings.scrub_rate
+            services["scrub"] = Scrubbing(store, settings.scrub_interval, rate, wakeup.ring).run
         if settings.once:
             services["once"] = partial(self._once, reconciler)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, config.resync)

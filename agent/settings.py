@@ -177,6 +177,19 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag("allow-host", words, "", "the only hosts that http(s):// may ask, *.domain too; default: any"),
     Flag("allow-uri", prefixes, "", "the only prefixes of storageUri, separated by commas; default: any"),
+    Flag(
+        "signing-key-file",
+        optional_path,
+        "",
+        "public key in PEM that modelSpec.signature is checked with; needs the extra signing",
+    ),
+    Flag(
+        "scrub-interval",
+        duration,
+        "0",
+        "read all that is stored again this often and compare its checksums; 0: never",
+    ),
+    Flag("scrub-rate", amount, "64Mi", "bytes a second at most for that"),
     Flag("disk-budget", memory, "none", "most disk for downloads; default: keep 10 % of the volume free"),
     Flag("once", switch, "false", "converge, then exit 0, or 1 with the reasons"),
     Flag("timeout", duration, "10m", "longest time for --once"),
@@ -256,6 +269,9 @@ class Settings:
     deny_address: tuple[Network, ...]
     allow_host: tuple[str, ...]
     allow_uri: tuple[str, ...]
+    signing_key_file: Path | None
+    scrub_interval: float
+    scrub_rate: int
     disk_budget: int | None
     once: bool
     timeout: float

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 from agent.artifacts.archives import Archives
-from agent.artifacts.declared import recorded_sha256, refuse_folder, refuse_other, sha256_of
+from agent.artifacts.declared import Checker, recorded_sha256, refuse_folder, refuse_other, sha256_of
 from agent.artifacts.digests import strongest
 from agent.artifacts.errors import disk_errors
 from agent.artifacts.flights import Flight, Flights
@@ -22,6 +23,7 @@ from agent.artifacts.retries import patiently
 from agent.artifacts.store import Store
 from agent.artifacts.threads import Threads
 from agent.artifacts.unpack.wire import Limits
+from agent.core.declaration import Declaration
 from agent.core.errors import AgentError, RetryableError, TerminalError
 from agent.core.model import StoredRevision
 from agent.core.reach import uri_refusal
@@ -30,8 +32,10 @@ from agent.core.revision import revision_of
 from agent.core.uri import redacted, scheme_of
 from agent.storage.base import Listing, RemoteObject, StorageProvider
 
-PROOFS = ("seen-first", "provider", "declared")
+PROOFS = ("seen-first", "provider", "declared", "signed")
 """Weakest first; a manifest says the weakest of its entries."""
+
+NOTHING = Declaration()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class _Work:
 
     landed: dict[str, _Landed] = field(default_factory=dict)
     missing: list[RemoteObject] = field(default_factory=list)
-    declared: str | None = None
+    declared: Declaration = NOTHING
 
 
 class Fetcher:
@@ -59,7 +63,8 @@ class Fetcher:
     `providers` gives the provider of a scheme, or raises TerminalError(UnsupportedScheme).
     `make_room` is called on a worker thread with the bytes that are missing, before a fetch fails for
     want of space; it may remove what nothing refers to. `limits` bound what an archive may unpack to.
-    `allowed_uris` are the only prefixes that are fetched from, where there are any.
+    `allowed_uris` are the only prefixes that are fetched from, where there are any. `signing_key` is the
+    PEM file of the public key that signatures are checked with.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class Fetcher:
         make_room: Callable[[int], None] | None = None,
         limits: Limits | None = None,
         allowed_uris: Sequence[str] = (),
+        signing_key: Path | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._providers = providers
@@ -79,24 +85,25 @@ class Fetcher:
         self._make_room = make_room
         self._clock = clock
         self._allowed_uris = allowed_uris
+        self._checker = Checker(store, signing_key)
         self._threads = Threads("fetch")
         self._flights: Flights[_Landed] = Flights()
         self._turns: Flights[None] = Flights()
         self._archives = Archives(store, self._threads, limits)
 
     async def fetch(
-        self, uri: str, progress: Progress, *, relist: bool, declared: str | None = None
+        self, uri: str, progress: Progress, *, relist: bool, declared: Declaration = NOTHING
     ) -> StoredRevision:
         """Bring what *uri* names to the store and return it, complete and verified.
 
         Without *relist* a revision of this URI that is in the store already is returned with no request
         at all; with it the storage is listed, and a revision that is there is only touched.
-        *declared* is the sha256 that the one object must have, else TerminalError(IntegrityMismatch).
+        *declared* is what the bytes must be, else TerminalError(IntegrityMismatch, SignatureInvalid).
         Raises RetryableError or TerminalError. When cancelled, lets go within a second; only partials
         and their journals are left.
         """
         stored = self._store.revisions().get(uri)
-        if not relist and stored is not None and declared in {None, stored.sha256}:
+        if not relist and stored is not None and stored.meets(declared):
             progress.expect(stored.size_bytes)
             progress.held(stored.size_bytes)
             return stored
@@ -112,11 +119,11 @@ class Fetcher:
         self._mover.close()
         self._threads.close()
 
-    async def _attempt(self, uri: str, progress: Progress, declared: str | None) -> StoredRevision:
+    async def _attempt(self, uri: str, progress: Progress, declared: Declaration) -> StoredRevision:
         provider = self._provider(uri)
         listing = await patiently(lambda: provider.resolve(uri))
         resolved_at = self._clock()
-        if declared is not None and not listing.single:
+        if declared.digest is not None and not listing.single:
             refuse_folder(uri, len(listing.objects))
         if not listing.single or not listing.objects[0].pinned:
             return await self._bring(uri, provider, listing, resolved_at, progress, declared)
@@ -137,7 +144,7 @@ class Fetcher:
         listing: Listing,
         resolved_at: float,
         progress: Progress,
-        declared: str | None,
+        declared: Declaration,
     ) -> StoredRevision:
         """Bring what is listed to the store and commit it."""
         progress.expect(_total(listing.objects))
@@ -151,7 +158,7 @@ class Fetcher:
             await self._round(provider, plan, progress)
         manifest = _manifest(uri, resolved_at, [plan.landed[obj.path] for obj in listing.objects])
         if not listing.single:
-            return await self._threads.run(partial(self._conclude, manifest))
+            return await self._threads.run(partial(self._conclude, manifest, declared))
         return await self._conclude_single(manifest, listing.objects[0], plan)
 
     async def _conclude_single(self, manifest: Manifest, obj: RemoteObject, work: _Work) -> StoredRevision:
@@ -160,9 +167,9 @@ class Fetcher:
         manifest = await self._threads.run(partial(self._identified, manifest, work.declared))
         members = await self._archives.members(archive, identity, obj.media_type)
         if members is None:
-            return await self._threads.run(partial(self._conclude, manifest))
+            return await self._threads.run(partial(self._conclude, manifest, work.declared))
         unpacked = replace(manifest, entries=members, unpacked_from=identity)
-        stored = await self._threads.run(partial(self._conclude, unpacked))
+        stored = await self._threads.run(partial(self._conclude, unpacked, work.declared))
         await self._threads.run(partial(self._store.discard, archive.blob))
         return stored
 
@@ -174,28 +181,29 @@ class Fetcher:
             raise TerminalError(Reason.FORBIDDEN_URI, refused)
         return self._providers(scheme)
 
-    def _identified(self, manifest: Manifest, declared: str | None) -> Manifest:
+    def _identified(self, manifest: Manifest, declared: Declaration) -> Manifest:
         """Note the digest of the one object; raises where another one is declared. Blocks."""
         entry = manifest.entries[0]
         digest = recorded_sha256(entry.checksum)
-        if declared is None:
+        if declared.digest is None:
             return replace(manifest, sha256=digest)
         digest = digest or sha256_of(self._store.blob_path(entry.blob))
-        refuse_other(manifest.uri, declared, digest)
+        refuse_other(manifest.uri, declared.digest, digest)
         return replace(manifest, sha256=digest, proof="declared")
 
     def _look(
-        self, uri: str, listing: Listing, resolved_at: float, declared: str | None
+        self, uri: str, listing: Listing, resolved_at: float, declared: Declaration
     ) -> StoredRevision | _Work:
         """Compare the listing with the store: all of it is there, or this is the work. Blocks."""
         revision = revision_of((obj.path, obj.size, obj.identity) for obj in listing.objects)
         if self._store.intact(uri, revision):
             stored = self._store.touch(uri, revision, resolved_at)
-            if declared is None:
-                return stored
             if stored.sha256 is not None:
-                refuse_other(uri, declared, stored.sha256)
-                return stored
+                refuse_other(uri, declared.digest, stored.sha256)
+            manifest = self._store.manifest(uri, revision)
+            if manifest is not None and declared.digest in {None, stored.sha256}:
+                checked = self._checker.checked(manifest, declared)
+                return stored if checked == manifest else self._store.commit(checked)
             # of what no digest is known the bytes are read again, those of an archive fetched again
         self._store.expect(uri, [blob_id(obj.identity) for obj in listing.objects if obj.pinned])
         work = _Work()
@@ -210,11 +218,13 @@ class Fetcher:
         self._check_room(_total(work.missing) or 0)
         return work
 
-    def _conclude(self, manifest: Manifest) -> StoredRevision:
-        """Write the manifest, but for unpinned bytes that turned out the same as before. Blocks."""
+    def _conclude(self, manifest: Manifest, declared: Declaration) -> StoredRevision:
+        """Check what is declared, and write the manifest but for unpinned bytes that came again. Blocks."""
+        manifest = self._checker.checked(manifest, declared)
         known = self._store.revisions().get(manifest.uri)
-        news = known is None or known.sha256 != manifest.sha256
-        if not (news and manifest.sha256) and self._store.intact(manifest.uri, manifest.revision):
+        says = bool(manifest.sha256 or manifest.checked)
+        news = known is None or (known.sha256, known.checked) != (manifest.sha256, manifest.checked)
+        if not (news and says) and self._store.intact(manifest.uri, manifest.revision):
             return self._store.touch(manifest.uri, manifest.revision, manifest.resolved_at)
         return self._store.commit(manifest)
 
@@ -264,7 +274,7 @@ class Fetcher:
         work.missing = [obj for obj in work.missing if obj.path not in work.landed]
 
     def _order(
-        self, provider: StorageProvider, flight: Flight[_Landed], obj: RemoteObject, declared: str | None
+        self, provider: StorageProvider, flight: Flight[_Landed], obj: RemoteObject, declared: Declaration
     ) -> Order:
         loop = asyncio.get_running_loop()
         return Order(
@@ -274,7 +284,7 @@ class Fetcher:
             journal=self._store.journal_path(flight.blob),
             meter=flight.meter,
             settle=lambda moved: self._flights.arrived(flight, self._settle(obj, flight.blob, moved), loop),
-            want=frozenset() if obj.pinned and declared is None else frozenset({"sha256"}),
+            want=frozenset() if obj.pinned and not declared else frozenset({"sha256"}),
         )
 
     def _settle(self, obj: RemoteObject, blob: BlobId, moved: Moved) -> _Landed:

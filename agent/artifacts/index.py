@@ -36,7 +36,9 @@ def stored_revision(stored: Stored, resolved_at: float) -> StoredRevision:
     """Return the short form of a manifest."""
     manifest = stored.manifest
     size = sum(entry.size for entry in manifest.entries)
-    return StoredRevision(manifest.uri, manifest.revision, size, resolved_at, manifest.sha256)
+    return StoredRevision(
+        manifest.uri, manifest.revision, size, resolved_at, manifest.sha256, manifest.checked
+    )
 
 
 class Index:

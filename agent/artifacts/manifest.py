@@ -47,9 +47,10 @@ class Manifest:
 
     `uri`            the storage URI exactly as in the spec, secrets and all: the file is 0600, never logged.
     `resolved_at`    Unix seconds of the listing.
-    `proof`          "declared", "provider" or "seen-first" (design §6).
+    `proof`          "signed", "declared", "provider" or "seen-first" (design §6).
     `unpacked_from`  identity of the archive whose members these are.
     `sha256`         lower-case hex of the one object that the URI names, archive or not; None if unknown.
+    `checked`        what was declared of the files together and found true, see `StoredRevision`.
     """
 
     uri: str
@@ -59,6 +60,7 @@ class Manifest:
     proof: str
     unpacked_from: str | None = None
     sha256: str | None = None
+    checked: frozenset[str] = frozenset()
 
 
 class BlobStat(NamedTuple):
@@ -90,6 +92,7 @@ class Summary:
     size_bytes: int
     stats: Mapping[BlobId, BlobStat]
     sha256: str | None = None
+    checked: frozenset[str] = frozenset()
 
 
 def manifest_file(uri: str, revision: Revision) -> str:
@@ -108,6 +111,7 @@ def encode(stored: Stored) -> bytes:
         "proof": manifest.proof,
         "unpackedFrom": manifest.unpacked_from,
         "sha256": manifest.sha256,
+        "checked": sorted(manifest.checked),
         "entries": [_entry_fields(entry, stored.stats) for entry in manifest.entries],
     }
     text = json.dumps(body, ensure_ascii=True, separators=(",", ":")).encode()
@@ -139,7 +143,8 @@ def _summary(body: Any) -> Summary:
     entries = body["entries"]
     stats = {each[2]: BlobStat(each[1], each[3]) for each in entries if each[5] is None}
     size = sum(each[1] for each in entries)
-    return Summary(body["uri"], body["revision"], size, stats, body.get("sha256"))
+    checked = frozenset(body.get("checked", ()))
+    return Summary(body["uri"], body["revision"], size, stats, body.get("sha256"), checked)
 
 
 def _digest(text: bytes) -> bytes:
@@ -167,5 +172,6 @@ def _from_fields(body: Any) -> Stored:
         proof=body["proof"],
         unpacked_from=body["unpackedFrom"],
         sha256=body.get("sha256"),
+        checked=frozenset(body.get("checked", ())),
     )
     return Stored(manifest, stats)

@@ -141,7 +141,9 @@ class Scan:
         for blob, stat in summary.stats.items():
             if blob not in self.index.blobs:
                 self.index.blobs[blob] = BlobRecord(stat, self.now, synced=True)
-        short = StoredRevision(summary.uri, summary.revision, summary.size_bytes, resolved_at, summary.sha256)
+        short = StoredRevision(
+            summary.uri, summary.revision, summary.size_bytes, resolved_at, summary.sha256, summary.checked
+        )
         self.index.add(RevisionRecord(short, tuple(summary.stats), resolved_at))
 
     def _keep_loose_blobs(self) -> None:

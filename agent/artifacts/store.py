@@ -243,6 +243,11 @@ class Store:
         with self._errors("removing a stored file"):
             self._blobs.let_go(blob)
 
+    def distrust(self, blob: BlobId) -> None:
+        """Take a blob out of use, and all revisions of it."""
+        with self._errors("removing a damaged file"):
+            self._blobs.forget((blob,))
+
     def free_bytes(self) -> int:
         """Return what an unprivileged writer may still write."""
         with self._errors("asking for free space"):

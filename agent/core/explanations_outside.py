@@ -95,6 +95,11 @@ STORAGE: Mapping[Reason, Explanation] = {
         "A damaged transfer, a broken proxy, or a wrong digest.",
         "Nothing to do at first: they were thrown away and are fetched again. Check the digest if it stays.",
     ),
+    Reason.SIGNATURE_INVALID: Explanation(
+        "The signature that the model names does not prove its files; they are not used.",
+        "Files were changed after signing, it was signed with another key, or --signing-key-file is missing.",
+        "Sign the model again with the right key, or give the agent its public key; what serves stays.",
+    ),
     Reason.SNAPSHOT_CHANGED: Explanation(
         "The objects changed while they were being read.",
         "Somebody uploads the model at this moment.",

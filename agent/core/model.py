@@ -4,6 +4,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import NewType
 
+from agent.core.declaration import Declaration
 from agent.core.reasons import Reason
 
 ModelName = NewType("ModelName", str)
@@ -17,7 +18,7 @@ Revision = NewType("Revision", str)
 class ModelSpec:
     """One accepted entry of models.json. `memory` is the text as written, null where it was absent.
 
-    `sha256` is the lower-case hex digest that the one object under the URI must have, null for any.
+    `sha256` and `signature` are what the bytes must be, see `Declaration`; null for any.
     """
 
     storage_uri: str
@@ -25,11 +26,17 @@ class ModelSpec:
     memory_bytes: int
     memory: str | None = None
     sha256: str | None = None
+    signature: str | None = None
+
+    @property
+    def declared(self) -> Declaration:
+        """What the bytes must be."""
+        return Declaration(self.sha256, self.signature)
 
     @property
     def source(self) -> str:
         """What is to be fetched: the URI, and which bytes it must have."""
-        return self.storage_uri if self.sha256 is None else f"{self.storage_uri}\nsha256:{self.sha256}"
+        return f"{self.storage_uri}\n{self.declared}" if self.declared else self.storage_uri
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,7 @@ class StoredRevision:
     """A complete, verified revision on disk: its manifest exists, and every blob of it.
 
     `sha256` is the digest of the one object that the URI names, None for a folder or where none is known.
+    `checked` holds the `Declaration.checks` that all of its files have passed.
     """
 
     uri: str
@@ -67,10 +75,15 @@ class StoredRevision:
     size_bytes: int
     resolved_at: float
     sha256: str | None = None
+    checked: frozenset[str] = frozenset()
 
     def fits(self, spec: ModelSpec) -> bool:
         """Whether these are bytes that *spec* declares, or it declares none."""
-        return spec.sha256 is None or spec.sha256 == self.sha256
+        return self.meets(spec.declared)
+
+    def meets(self, declared: Declaration) -> bool:
+        """Whether these are known to be the bytes that are declared."""
+        return declared.digest in {None, self.sha256} and declared.checks <= self.checked
 
 
 @dataclass(frozen=True, slots=True)

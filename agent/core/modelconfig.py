@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from agent.core.document import MAX_DOCUMENT_BYTES, ConfigError, kind_of, parse_entries
+from agent.core.errors import AgentError
 from agent.core.model import DesiredState, ModelName, ModelSpec, Rejection
+from agent.core.paths import relative_path
 from agent.core.quantity import MAX_INT64, parse_quantity
 from agent.core.reasons import Reason
 from agent.core.uri import scheme_of
@@ -32,8 +34,8 @@ _MAX_FRAMEWORK = 253
 _NAME = re.compile(r"(?!SUCCESS\.)[A-Za-z0-9_-][A-Za-z0-9_.-]{0,252}")
 _URI = re.compile(r"(?:/|[A-Za-z][A-Za-z0-9+.-]*://)[^\s\x00-\x1f\x7f-\x9f]+")
 _ENTRY_FIELDS = frozenset({"modelName", "modelSpec"})
-_SPEC_FIELDS = frozenset({"storageUri", "framework", "memory", "sha256"})
-_SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
+_SPEC_FIELDS = frozenset({"storageUri", "framework", "memory", "sha256", "signature"})
+_HEX = re.compile(r"[0-9A-Fa-f]+")
 _BY_FOLDED_KEY = {field.lower(): field for field in _ENTRY_FIELDS | _SPEC_FIELDS}
 _GO_ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
@@ -97,6 +99,8 @@ def to_document(models: Mapping[ModelName, ModelSpec]) -> bytes:
             said["memory"] = spec.memory
         if spec.sha256 is not None:
             said["sha256"] = spec.sha256
+        if spec.signature is not None:
+            said["signature"] = spec.signature
         entries.append({"modelName": name, "modelSpec": said})
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
     return text.translate(_GO_ESCAPES).encode()
@@ -203,16 +207,27 @@ def _spec(entry: Mapping[str, Any], read_memory: "_MemoryReader") -> ModelSpec:
             Reason.INVALID_ENTRY, f"framework is over {_MAX_FRAMEWORK} characters or not printable"
         )
     text, size = read_memory(fields.get("memory"))
-    return ModelSpec(uri, framework, size, text, _sha256(fields.get("sha256")))
+    sha256, signature = _sha256(fields.get("sha256")), _file(fields.get("signature"), "signature is not")
+    return ModelSpec(uri, framework, size, text, sha256, signature)
 
 
 def _sha256(value: Any) -> str | None:
-    """Read the digest that the one object must have; ours, and unknown to KServe, which ignores it."""
+    """Read a digest, or the path of a list of them; ours, and unknown to KServe, which ignores it."""
+    if type(value) is str and _HEX.fullmatch(value) and len(value) == 64:
+        return value.lower()
+    if type(value) is str and (_HEX.fullmatch(value) or (len(value) == 64 and value.isalnum())):
+        raise _EntryError(Reason.INVALID_ENTRY, "sha256 is no string of 64 hexadecimal digits")
+    return _file(value, "sha256 is neither 64 hexadecimal digits nor")
+
+
+def _file(value: Any, what: str) -> str | None:
+    """Read the path of one of the model's own files."""
     if value is None or value == "":
         return None
-    if type(value) is not str or not _SHA256.fullmatch(value):
-        raise _EntryError(Reason.INVALID_ENTRY, "sha256 is no string of 64 hexadecimal digits")
-    return value.lower()
+    try:
+        return relative_path(value if type(value) is str else "")
+    except AgentError as error:
+        raise _EntryError(Reason.INVALID_ENTRY, f"{what} the path of one of the model's files") from error
 
 
 class _MemoryReader:

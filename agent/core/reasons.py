@@ -51,6 +51,7 @@ class Reason(StrEnum):
     FORBIDDEN_URI = "ForbiddenUri"
     INVALID_OBJECT_KEY = "InvalidObjectKey"
     INTEGRITY_MISMATCH = "IntegrityMismatch"
+    SIGNATURE_INVALID = "SignatureInvalid"
     SNAPSHOT_CHANGED = "SnapshotChanged"
     ARCHIVE_REFUSED = "ArchiveRefused"
     ARCHIVE_TOO_LARGE = "ArchiveTooLarge"

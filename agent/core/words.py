@@ -1,4 +1,4 @@
-"""Numbers as people read them in messages."""
+"""Numbers and strangers' words as people read them in messages."""
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -20,3 +20,16 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")
     return f"{whole // 3600} h" + (f" {whole % 3600 // 60} min" if whole % 3600 // 60 else "")
+
+
+def printable(text: str, limit: int = 1024) -> str:
+    """Return *text* on one line, without control characters, in at most *limit* bytes of UTF-8.
+
+    A long text loses its middle: a traceback says what it is about at its end.
+    """
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    raw = line.encode("utf-8", "replace")
+    if len(raw) <= limit:
+        return raw.decode()
+    half = (limit - 5) // 2
+    return f"{raw[:half].decode('utf-8', 'ignore')} ... {raw[-half:].decode('utf-8', 'ignore')}"

@@ -89,7 +89,7 @@ class Pod:
         uri = action.spec.storage_uri
         progress = self._progress[uri] = Progress(self._now())
         try:
-            await self._fetcher.fetch(uri, progress, relist=action.relist, declared=action.spec.sha256)
+            await self._fetcher.fetch(uri, progress, relist=action.relist, declared=action.spec.declared)
         finally:
             self._progress.pop(uri, None)
             self._moved(uri, progress.moved_bytes)

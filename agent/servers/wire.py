@@ -16,9 +16,10 @@ from urllib.parse import quote, unquote, urlsplit
 import aiohttp
 from yarl import URL
 
+from agent.core.words import printable
+
 BODY_LIMIT = 64 * 1024
 INDEX_LIMIT = 16 * 1024 * 1024
-WORDS_LIMIT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +65,6 @@ class Reply:
             last = max((at for at, line in enumerate(lines) if line.startswith(" ")), default=-1)
             text = "\n".join(lines[last + 1 :]) or text
         return printable(text)
-
-
-def printable(text: str, limit: int = WORDS_LIMIT) -> str:
-    """Return *text* on one line, without control characters, in at most *limit* bytes of UTF-8.
-
-    A long text loses its middle: a traceback says what it is about at its end.
-    """
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    raw = line.encode("utf-8", "replace")
-    if len(raw) <= limit:
-        return raw.decode()
-    half = (limit - 5) // 2
-    return f"{raw[:half].decode('utf-8', 'ignore')} ... {raw[-half:].decode('utf-8', 'ignore')}"
 
 
 class Unreached(Exception):  # noqa: N818 - it names what happened to the request

@@ -11,6 +11,7 @@ from agent.artifacts.engine.settings import EngineSettings
 from agent.artifacts.fetch import Fetcher
 from agent.artifacts.progress import Progress
 from agent.artifacts.store import Store
+from agent.core.declaration import Declaration
 from agent.core.errors import TerminalError
 from agent.core.reasons import Reason
 from tests.fakes.faulty_origin import FaultyOrigin
@@ -45,7 +46,7 @@ async def fetcher(store, provider):
 
 
 async def fetch(fetcher, uri, declared, *, relist=False):
-    return await fetcher.fetch(uri, Progress(), relist=relist, declared=declared)
+    return await fetcher.fetch(uri, Progress(), relist=relist, declared=Declaration(declared))
 
 
 async def refused(fetcher, uri, declared, *, relist=False):

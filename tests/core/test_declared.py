@@ -44,7 +44,7 @@ def test_a_digest_is_read_folded_and_written_back():
     assert desired_state(to_document(read.models), None).models == read.models
 
 
-@pytest.mark.parametrize("value", ['"zz"', '"' + "a" * 63 + '"', "1", "[]", '"' + "g" * 64 + '"'])
+@pytest.mark.parametrize("value", ['"../zz"', '"' + "a" * 63 + '"', "1", "[]", '"' + "g" * 64 + '"'])
 def test_what_is_no_digest_is_rejected_by_entry(value):
     raw = f'[{{"modelName":"m","modelSpec":{{"storageUri":"s3://b/m","sha256":{value}}}}}]'
     (rejection,) = desired_state(raw.encode(), None).rejected

@@ -168,7 +168,7 @@ def test_the_last_of_two_equal_keys_wins_whatever_its_case_and_null_changes_noth
 
 def test_unknown_keys_are_ignored_so_that_the_format_can_grow():
     document = [entry() | {"extra": [1]}]
-    document[0]["modelSpec"]["signature"] = {"a": "b"}
+    document[0]["modelSpec"]["provenance"] = {"a": "b"}
     assert read(document).rejected == ()
 
 
