@@ -28,10 +28,12 @@ from agent.core.reach import Denied
 from agent.core.reasons import Reason
 from agent.reconcile.config import ConfigKeeper, DocumentRules
 from agent.reconcile.loop import Clock, Limits, Outlook, Reconciler
+from agent.reconcile.once import report_once
 from agent.reconcile.pod import Pod
 from agent.reconcile.readiness import Readiness
 from agent.reconcile.scrubbing import Scrubbing
 from agent.reconcile.server_link import ServerLink
+from agent.reconcile.traced import TracedWorld
 from agent.reconcile.upkeep import Room, Upkeep
 from agent.servers.base import ModelServer
 from agent.servers.detect import connect, server_urls
@@ -42,6 +44,7 @@ from agent.storage.addresses import AddressPolicy, permit_all
 from agent.storage.base import StorageProvider
 from agent.telemetry.board import Board, ConfigWord, MemoryWord, ServerWord
 from agent.telemetry.metrics import Metrics
+from agent.telemetry.tracing import open_tracing
 from agent.watch import ConfigSource
 from agent.web.door import Door
 from agent.web.guard import guard
@@ -53,6 +56,7 @@ log = logging.getLogger("agent")
 STORE_RETRY_SECONDS = 2.0
 ONCE_LOOK_SECONDS = 0.05
 STALLED_SECONDS = 60.0
+TRACES_SECONDS = 1.0  # for the last traces; SIGTERM has to be done within two
 
 
 class Sidecar:
@@ -181,8 +185,11 @@ class Sidecar:
         link = ServerLink(self._server(), lambda: self._server_changed(link, wakeup))
         pod = Pod(store, fetcher, link, self._clock.now, self.metrics.moved)
         await pod.take_back_open_intents()
+        tracing = await asyncio.to_thread(open_tracing, self._environ, self._clock.now)
+        if tracing is not None:
+            self.board.trace = tracing.journeys.follow
         reconciler = Reconciler(
-            pod,
+            pod if tracing is None else TracedWorld(pod, tracing.journeys),
             self.board,
             Rules(settings.budget_bytes, step_aside=settings.update_policy == "resource"),
             Limits(settings.max_concurrent_downloads, settings.resync_interval, settings.refresh_interval),
@@ -214,6 +221,9 @@ class Sidecar:
             await link.close()
             await providers.close()
             store.close()
+            if tracing is not None:
+                tracing.journeys.close()
+                await asyncio.to_thread(tracing.tracer.close, TRACES_SECONDS)
 
     async def _run_services(self, services: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
         async with asyncio.TaskGroup() as group:
@@ -356,24 +366,6 @@ class Providers:
                 from agent.storage.fsspec_provider import FsspecProvider  # noqa: PLC0415
 
                 return FsspecProvider(self._environ)
-
-
-def report_once(board: Board) -> int:
-    """Log how `run --once` ended; return 0 if every model is ready and up to date, else 1."""
-    faults: list[tuple[str, str, str]] = []
-    if board.config.error is not None:
-        faults.append(("the document", board.config.error[0], board.config.error[1]))
-    faults += [(entry.name or "an entry", entry.reason, entry.message) for entry in board.config.rejected]
-    faults += [
-        (status.name, status.reason, status.message or "")
-        for status in board.models.values()
-        if status.reason is not None
-    ]
-    for who, reason, message in faults:
-        log.error("not done: %s", who, extra={"reason": reason, "message_": message})
-    if not faults:
-        log.info("all models are ready", extra={"models": len(board.models)})
-    return 1 if faults else 0
 
 
 def _missing_store(error: AgentError) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -58,7 +59,7 @@ class Daemons:
             raise RuntimeError(f"{self._name} is closed")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        job = _Job(partial(work, *args), loop, future)
+        job = _Job(partial(copy_context().run, work, *args), loop, future)
         self._waiting.append(job)
         self._dispatch()
         try:

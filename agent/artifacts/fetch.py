@@ -6,7 +6,7 @@ verified before is never asked for again; what cannot be verified is thrown away
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,8 @@ from agent.core.reach import uri_refusal
 from agent.core.reasons import Reason
 from agent.core.revision import revision_of
 from agent.core.uri import redacted, scheme_of
-from agent.storage.base import Listing, RemoteObject, StorageProvider
+from agent.storage.base import HttpSource, Listing, RemoteObject, Source, StorageProvider
+from agent.telemetry.traces import outgoing, span
 
 PROOFS = ("seen-first", "provider", "declared", "signed")
 """Weakest first; a manifest says the weakest of its entries."""
@@ -121,7 +122,8 @@ class Fetcher:
 
     async def _attempt(self, uri: str, progress: Progress, declared: Declaration) -> StoredRevision:
         provider = self._provider(uri)
-        listing = await patiently(lambda: provider.resolve(uri))
+        with span("resolve"):
+            listing = await patiently(lambda: provider.resolve(uri))
         resolved_at = self._clock()
         if declared.digest is not None and not listing.single:
             refuse_folder(uri, len(listing.objects))
@@ -154,12 +156,16 @@ class Fetcher:
             return plan
         plan.declared = declared
         progress.held(sum(each.entry.size for each in plan.landed.values()))
-        while plan.missing:
-            await self._round(provider, plan, progress)
+        if plan.missing:
+            with span("fetch", objects=len(plan.missing)) as fetching:
+                while plan.missing:
+                    await self._round(provider, plan, progress)
+                fetching.set("bytes", progress.moved_bytes)
         manifest = _manifest(uri, resolved_at, [plan.landed[obj.path] for obj in listing.objects])
-        if not listing.single:
-            return await self._threads.run(partial(self._conclude, manifest, declared))
-        return await self._conclude_single(manifest, listing.objects[0], plan)
+        with span("verify"):
+            if not listing.single:
+                return await self._threads.run(partial(self._conclude, manifest, declared))
+            return await self._conclude_single(manifest, listing.objects[0], plan)
 
     async def _conclude_single(self, manifest: Manifest, obj: RemoteObject, work: _Work) -> StoredRevision:
         """Unpack the one object if it is an archive, and let it go once its members are committed."""
@@ -279,7 +285,7 @@ class Fetcher:
         loop = asyncio.get_running_loop()
         return Order(
             obj=obj,
-            source=partial(provider.source, obj),
+            source=carrying(outgoing(), partial(provider.source, obj)),
             partial=self._store.partial_path(flight.blob),
             journal=self._store.journal_path(flight.blob),
             meter=flight.meter,
@@ -307,6 +313,22 @@ class Fetcher:
             identity=identity,
             proof=proof,
         )
+
+
+def carrying(
+    headers: Mapping[str, str], source: Callable[[], Awaitable[Source]]
+) -> Callable[[], Awaitable[Source]]:
+    """Return *source* with *headers* on its requests too; they are not signed, so a signature stays good."""
+
+    async def carried() -> Source:
+        found = await source()
+        if not isinstance(found, HttpSource):
+            return found
+        given = {name.lower() for name in found.headers}
+        fresh = {name: value for name, value in headers.items() if name not in given}
+        return replace(found, headers={**found.headers, **fresh})
+
+    return carried if headers else source
 
 
 def judge(obj: RemoteObject, moved: Moved) -> tuple[str | None, str]:

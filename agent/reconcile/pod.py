@@ -21,6 +21,7 @@ from agent.core.reasons import Reason
 from agent.core.status import ProgressReading
 from agent.reconcile.server_link import ServerLink
 from agent.servers.base import ModelServer
+from agent.telemetry.traces import span
 
 log = logging.getLogger("agent.models")
 
@@ -99,12 +100,14 @@ class Pod:
         before = self._store.told().get(action.name)
         good = before if before is None or before.confirmed else self._store.previous().get(action.name)
         try:
-            await self._alone(self._publish, server, action)
+            with span("publish"):
+                await self._alone(self._publish, server, action)
         except AgentError:  # the folder still is what it was, and the server was asked nothing
             await self._alone(self._store.record, action.name, before)
             raise
         try:
-            await self._link.load(action.name)
+            with span("load"):
+                await self._link.load(action.name)
         except AgentError as error:
             await self._alone(self._put_back, server, action, good, error)
             raise

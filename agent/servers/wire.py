@@ -17,6 +17,7 @@ import aiohttp
 from yarl import URL
 
 from agent.core.words import printable
+from agent.telemetry.traces import outgoing
 
 BODY_LIMIT = 64 * 1024
 INDEX_LIMIT = 16 * 1024 * 1024
@@ -183,7 +184,7 @@ class Wire:
                 method,
                 URL(self._base + path, encoded=True),
                 data=body,
-                headers=headers,
+                headers={**outgoing(), **headers},
                 timeout=timeout,
                 allow_redirects=False,
                 trace_request_ctx=trace,

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from agent.core.errors import AgentError, TerminalError
 from agent.core.reasons import Reason
 from agent.storage.gs_errors import Standing, gs_error, translated
+from agent.telemetry.traces import outgoing
 
 GOOGLE = "https://storage.googleapis.com"
 SCOPES = ("https://www.googleapis.com/auth/devstorage.read_only",)
@@ -186,7 +187,7 @@ class GsClient:
     def _vouch(self, request: Any) -> Any:
         if self.token_due:
             self.refresh()
-        request.headers.update(self.authorization())
+        request.headers.update({**outgoing(), **self.authorization()})
         return request
 
 

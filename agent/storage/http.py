@@ -24,6 +24,7 @@ from agent.storage.connection import network_error
 from agent.storage.proxies import proxies_of, proxy_for
 from agent.storage.trust import Trust, bundles_of
 from agent.storage.weburl import WebUrl, credentials, file_name, redirected, web_url
+from agent.telemetry.traces import outgoing
 
 MAX_REDIRECTS = 5
 MAX_REMEMBERED = 4096  # resolved URLs with their redirects, about 2 KiB each
@@ -275,7 +276,8 @@ class HttpProvider:
 def _complete(headers: Mapping[str, str]) -> dict[str, str]:
     """Add what every request says, unless it was given."""
     given = {name.lower() for name in headers}
-    return {**{name: value for name, value in _ALWAYS.items() if name.lower() not in given}, **headers}
+    always = {**_ALWAYS, **outgoing()}
+    return {**{name: value for name, value in always.items() if name.lower() not in given}, **headers}
 
 
 def _size(answer: _Answer) -> int | None:

@@ -17,6 +17,7 @@ from agent.core.reasons import Reason
 from agent.storage.proxies import Proxies, proxy_for
 from agent.storage.s3_errors import refusal_of_client_error, s3_error, wants_new_keys
 from agent.storage.s3_settings import S3Settings
+from agent.telemetry.traces import outgoing
 
 _PROBE_KEY = "k"
 _AMAZON_REGION = "us-east-1"  # botocore finds a bucket's own region from there
@@ -142,19 +143,26 @@ class S3Client:
             response_checksum_validation="when_required",
             proxies=self._client_proxies(),
         )
-        return self._session.client(
+        client = self._session.client(
             "s3",
             region_name=self._region,
             endpoint_url=settings.endpoint,
             verify=(settings.ca_bundle or None) if settings.verify else False,
             config=config,
         )
+        client.meta.events.register("before-send.s3", _carry)  # after signing: not a part of what is signed
+        return client
 
     def _client_proxies(self) -> dict[str, str]:
         endpoint = urlsplit(self.settings.endpoint or f"https://s3.{self._region}.amazonaws.com")
         port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
         proxy = proxy_for(self._proxies, endpoint.scheme, endpoint.hostname or "", port)
         return {endpoint.scheme: proxy} if proxy else {}
+
+
+def _carry(request: Any, **_: object) -> None:
+    for name, value in outgoing().items():
+        request.headers[name] = value
 
 
 _NO_CREDENTIALS = (

@@ -1,1 +1,1 @@
-"""Logs (and later metrics and traces): how the agent speaks, not what it decides."""
+"""Logs, metrics and traces: how the agent speaks, not what it decides."""

@@ -57,7 +57,8 @@ class Board:
 
     `missing` tells what readiness still waits for, nothing once it is there. `turned_at` is the
     monotonic time at which the reconciler last went round, `planned_digest` the document that its last
-    plan was made from. `histories` holds what happened to each model, bounded.
+    plan was made from. `histories` holds what happened to each model, bounded. `trace` is told each word on
+    a model (None: it is gone) and returns the trace that it belongs to.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Board:
         self.turned_at = float("-inf")
         self.planned_digest: str | None = None
         self.histories: dict[ModelName, History] = {}
+        self.trace: Callable[[ModelName, ModelStatus | None], str | None] = _untraced
         self._wall = wall
         self._watchers: list[Watcher] = []
         self._head_watchers: list[Callable[[], None]] = []
@@ -114,8 +116,9 @@ class Board:
         self.models[status.name] = status
         self.histories[status.name] = noted(self.histories.get(status.name, ()), status, self._wall())
         self.version += 1
+        trace = self.trace(status.name, status)
         if before is None or (before.phase, before.reason) != (status.phase, status.reason):
-            self._tell(status)
+            self._tell(status, trace)
         for watcher in self._watchers:
             watcher(status.name, status)
 
@@ -126,13 +129,13 @@ class Board:
         self.version += 1
         self._failing.pop(name, None)
         self.histories.pop(name, None)
-        log.info("model is gone", extra={"model": name})
+        log.info("model is gone", extra={"model": name, **_traced(self.trace(name, None))})
         for watcher in self._watchers:
             watcher(name, None)
 
-    def _tell(self, status: ModelStatus) -> None:
+    def _tell(self, status: ModelStatus, trace: str | None) -> None:
         """Log a transition once: a retry, and the same failure again, are not news."""
-        fields: dict[str, object] = {"model": status.name, "phase": status.phase}
+        fields: dict[str, object] = {"model": status.name, "phase": status.phase, **_traced(trace)}
         if status.spec is not None:
             fields["uri"] = uri.redacted(status.spec.storage_uri)
         if status.served_revision is not None:
@@ -150,6 +153,14 @@ class Board:
             log.info(
                 "model %s", _DOING[status.phase], extra=fields | {"reason": status.reason} | _why(status)
             )
+
+
+def _untraced(_name: ModelName, _status: ModelStatus | None) -> None:
+    return None
+
+
+def _traced(trace: str | None) -> dict[str, str]:
+    return {} if trace is None else {"trace_id": trace}
 
 
 def _why(status: ModelStatus) -> dict[str, object]:

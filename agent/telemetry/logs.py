@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from agent.core.redact import HIDDEN, harmless, is_secret_name, redact
+from agent.telemetry.traces import trace_id
 
 STABLE = ("ts", "level", "logger", "msg")
 """The fields of every line, in this order; those of `extra` follow. `message_` is shown as `message`."""
@@ -26,7 +27,7 @@ _MAX_TEXT = 8 * 1024
 _MAX_TRACEBACK = 32 * 1024
 _MAX_ITEMS = 100
 _MAX_DEPTH = 4
-_FREE_WORDS = frozenset({"message_", "error", "advice", "stderr"})
+_FREE_WORDS = frozenset({"message_", "error", "advice", "stderr", "trace_id"})
 _OURS = "agent"
 _COLOURS = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "1;31"}
 _ORDINARY = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -78,6 +79,8 @@ class LineHandler(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record, or count it; write what was counted a minute ago."""
+        if (trace := trace_id()) is not None and not hasattr(record, "trace_id"):
+            record.trace_id = trace
         now = self._clock()
         for each in self._repeats.pass_on(record, now):
             super().emit(each)

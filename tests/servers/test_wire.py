@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.servers.wire import Lost, Reply, Unreached, Wire, printable, quoted
+from agent.telemetry.traces import within
+from tests.fakes.spans import FakeTracer
 from tests.servers.fakes import always, raw_server, request, response
 from tests.servers.real import free_ports
 
@@ -64,6 +66,23 @@ async def test_a_body_is_read_to_the_limit_and_not_further(wire_to):
     async with raw_server(talk) as url:
         reply = await wire_to(url).get("/", seconds=5)
     assert (len(reply.body), reply.truncated, reply.json()) == (65536, True, None)
+
+
+async def test_a_request_tells_of_which_trace_it_is_a_part_and_none_where_there_is_none(wire_to):
+    heads = []
+
+    async def talk(reader, writer):
+        while True:
+            heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
+            writer.write(response(b"{}"))
+
+    async with raw_server(talk) as url:
+        wire = wire_to(url)
+        await wire.get("/", seconds=5)
+        with within(span := FakeTracer().begin("root", {})):
+            await wire.get("/", seconds=5)
+    assert "traceparent" not in heads[0]
+    assert f"traceparent: {span.headers['traceparent']}" in heads[1]
 
 
 async def test_a_body_that_trickles_ends_with_the_time_allowed(wire_to):
