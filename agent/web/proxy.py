@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from agent.web.proxy_client import PROBING, TUNNEL, Client
+from agent.web.proxy_client import LEAVING, PROBING, TUNNEL, Client
 from agent.web.proxy_heads import Request, answer
 from agent.web.proxy_upstream import KEPT_SECONDS, Upstream
 
@@ -21,6 +21,10 @@ SWEEP_SECONDS = 1.0
 HEAD_SECONDS = 30.0
 IDLE_SECONDS = 180.0
 DRAIN_LOOK_SECONDS = 0.05
+LINGER_SECONDS = 2.0
+STALL_SECONDS = 120.0
+"""How long a client may take in nothing of an answer that waits for it."""
+MOST_CLIENTS, FOR_PROBES = 4096, 64
 _PROBERS = (b"kube-probe/", b"Knative-Activator-Probe")
 
 
@@ -28,7 +32,9 @@ class Proxy:
     """A proxy to the component port of this machine.
 
     `ready` says whether a health probe is answered well. After `stop` probes are refused, requests still
-    pass, and `serve` returns once none came for `quiet_seconds` and none is under way (contract §1.7).
+    pass, and `serve` returns once none came for `quiet_seconds`, none is under way and every answer was
+    taken in (contract §1.7). Of *most_clients* connections the idle make room for new ones; beyond that
+    only probes are answered, on a few more.
     """
 
     def __init__(
@@ -37,6 +43,7 @@ class Proxy:
         ready: Callable[[], Awaitable[bool]],
         *,
         quiet_seconds: float = 30.0,
+        most_clients: int = MOST_CLIENTS,
     ) -> None:
         self._component_port = component_port
         self._ready = ready
@@ -47,6 +54,8 @@ class Proxy:
         self._loop = asyncio.get_running_loop()
         self._group: asyncio.TaskGroup | None = None
         self.draining = False
+        self.linger_seconds, self.stall_seconds = LINGER_SECONDS, STALL_SECONDS
+        self.most_clients = most_clients
         self.clients: set[Client] = set()
         self.port = 0
 
@@ -93,6 +102,25 @@ class Proxy:
             each.close()
         for client in tuple(self.clients):
             client.abort()
+
+    def join(self, client: Client) -> bool:
+        """Take a connection in; false where there are so many that it may only ask for a probe."""
+        there = len(self.clients)
+        self.clients.add(client)
+        if there < self.most_clients:
+            return True
+        idle = min((each for each in self.clients if each.idle and each is not client),
+                   key=lambda each: each.since, default=None)  # fmt: skip
+        if idle is not None:
+            idle.leave()
+            return True
+        if there >= self.most_clients + FOR_PROBES:
+            client.abort()
+        return False
+
+    def part(self, client: Client) -> None:
+        """Forget a connection that ended."""
+        self.clients.discard(client)
 
     def probe(self, request: Request) -> Awaitable[bytes] | None:
         """Return the answer to a probe, None for a request that is to be passed on."""
@@ -164,11 +192,11 @@ class Proxy:
             await asyncio.sleep(SWEEP_SECONDS)
             now = self._loop.time()
             for client in tuple(self.clients):
-                client.sweep(now - KEPT_SECONDS)
+                client.sweep(now - KEPT_SECONDS, now - self.stall_seconds)
                 if client.begun and client.since < now - HEAD_SECONDS:
-                    client.refuse(408, "the request's head did not come in time\n")
-                elif client.since < now - IDLE_SECONDS:
-                    client.close_if_idle()
+                    client.refuse(408, "the request's head did not come in time")
+                elif client.idle and client.since < now - IDLE_SECONDS:
+                    client.leave()
 
     async def _drained(self) -> None:
         while True:
@@ -179,6 +207,6 @@ class Proxy:
             await asyncio.sleep(DRAIN_LOOK_SECONDS)
 
     def _under_way(self, client: Client, now: float) -> bool:
-        if client.state == TUNNEL:
-            return now - client.since < self._quiet_seconds
-        return client.busy and client.state != PROBING
+        if client.state == TUNNEL and now - client.since >= self._quiet_seconds:
+            return bool(client.unsent)
+        return client.state == LEAVING or bool(client.unsent) or (client.busy and client.state != PROBING)

@@ -6,9 +6,10 @@ answer, and only where RFC 9110 §9.2.2 allows it.
 """
 
 import asyncio
+import fcntl
 import socket
-from collections.abc import Awaitable, Callable
-from typing import Protocol, cast
+import termios
+from typing import cast
 
 from agent.web.proxy_heads import (
     CHUNKED,
@@ -21,39 +22,12 @@ from agent.web.proxy_heads import (
     answer,
     read_request,
 )
+from agent.web.proxy_hub import Hub
 from agent.web.proxy_upstream import BUFFER_BYTES, Upstream
 
 HEAD, BODY, WAITING, PROBING, TUNNEL, LEAVING = range(6)
-LINGER_SECONDS = 2.0
 
 _CONNECTING, _FULL, _AHEAD, _SLOW = 1, 2, 4, 8  # why a client is not read
-
-
-class Hub(Protocol):
-    """What a connection needs of the proxy."""
-
-    draining: bool
-    clients: set["Client"]
-
-    def probe(self, request: Request) -> Awaitable[bytes] | None:
-        """Return the answer to a probe, None for a request that is to be passed on."""
-        ...
-
-    def connect(self, make: Callable[[], "Upstream"], failed: Callable[[], None]) -> None:
-        """Open a connection to the model server in the background."""
-        ...
-
-    def in_background(self, work: Awaitable[bytes], then: Callable[[bytes], None]) -> None:
-        """Call *then* with what *work* brings."""
-        ...
-
-    def seen(self) -> None:
-        """Note that a request came, now."""
-        ...
-
-    def now(self) -> float:
-        """Return the loop's time."""
-        ...
 
 
 class Client(asyncio.Protocol):
@@ -66,8 +40,11 @@ class Client(asyncio.Protocol):
         "_held",
         "_hub",
         "_left",
+        "_moved",
         "_peer",
         "_pending",
+        "_probes_only",
+        "_seen_unsent",
         "_transport",
         "_upstream",
         "request",
@@ -75,7 +52,7 @@ class Client(asyncio.Protocol):
         "state",
     )
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: "Hub[Client]") -> None:
         self._hub = hub
         self._buffer = b""
         self._pending = b""
@@ -84,8 +61,18 @@ class Client(asyncio.Protocol):
         self._held = 0
         self._chunks = Chunks()
         self._upstream: Upstream | None = None
+        self._probes_only = False
         self.state = HEAD
-        self.since = hub.now()
+        self.since = self._moved = hub.now()
+        self._seen_unsent = 0
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes of answers the client has not taken in, as far as that can be known."""
+        left = self._transport.get_write_buffer_size()
+        if self.state != LEAVING or (own := self._transport.get_extra_info("socket")).fileno() < 0:
+            return left
+        return left + int.from_bytes(fcntl.ioctl(own.fileno(), termios.TIOCOUTQ, bytes(4)), "little")
 
     @property
     def busy(self) -> bool:
@@ -99,8 +86,13 @@ class Client(asyncio.Protocol):
 
     @property
     def begun(self) -> bool:
-        """Whether half a head is there."""
-        return self.state == HEAD and bool(self._buffer)
+        """Whether half a head is there, and nothing but the client is waited for."""
+        return self.state == HEAD and bool(self._buffer) and not self._held
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is between two requests."""
+        return self.state == HEAD and not self._buffer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
@@ -110,11 +102,11 @@ class Client(asyncio.Protocol):
         own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         name = transport.get_extra_info("peername")
         self._peer = name[0].encode() if isinstance(name, tuple) else b""
-        self._hub.clients.add(self)
+        self._probes_only = not self._hub.join(self)
 
     def connection_lost(self, _: Exception | None) -> None:
         """Take the request away from the model server too: nobody waits for its answer."""
-        self._hub.clients.discard(self)
+        self._hub.part(self)
         self.state = LEAVING
         if self._upstream is not None:
             self._upstream.abort()
@@ -129,7 +121,10 @@ class Client(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Pass on, or look for the next request."""
         if self.state == HEAD:
-            self._buffer = self._buffer + data if self._buffer else data
+            if self._buffer:
+                self._buffer += data
+            else:
+                self._buffer, self.since = data, self._hub.now()
             self._next()
         elif self.state == BODY:
             self._pass_body(data)
@@ -159,15 +154,20 @@ class Client(asyncio.Protocol):
         self._transport.write(data)
 
     def refuse(self, status: int, text: str) -> None:
-        """Answer for the model server, and end the connection."""
-        if self.state != LEAVING:
-            self._transport.write(answer(status, text + "\n", close=True))
-            self.leave()
+        """Answer for the model server, and end the connection; cut it where an answer has begun."""
+        if self.state == LEAVING:
+            return
+        if self._upstream is not None and self._upstream.answering:
+            self.abort()
+            return
+        self._transport.write(answer(status, text + "\n", close=True))
+        self.leave()
 
     def leave(self) -> None:
         """End the connection so that the last bytes still arrive: unread input would reset it."""
         whole = self.state not in {BODY, HEAD}
         self.state = LEAVING
+        self._moved, self._seen_unsent = self._hub.now(), 0
         self._drop_upstream()
         if whole or self._transport.is_closing() or not self._transport.can_write_eof():
             self._transport.close()
@@ -175,7 +175,18 @@ class Client(asyncio.Protocol):
         self._held = 0
         self._transport.resume_reading()
         self._transport.write_eof()
-        asyncio.get_running_loop().call_later(LINGER_SECONDS, self._transport.abort)
+        self._linger()
+
+    def _linger(self, *, taken: bool = False) -> None:
+        """Cut the connection a while after the client took in all that was sent."""
+        if self._transport.is_closing():
+            return
+        if taken:
+            self._transport.abort()
+            return
+        asyncio.get_running_loop().call_later(
+            self._hub.linger_seconds, lambda: self._linger(taken=not self.unsent)
+        )
 
     def abort(self) -> None:
         """Cut the connection, so that half an answer is not taken for a whole one."""
@@ -209,11 +220,6 @@ class Client(asyncio.Protocol):
         if self._buffer:
             asyncio.get_running_loop().call_soon(self._next)
 
-    def close_if_idle(self) -> None:
-        """Let go of a connection that is between two requests."""
-        if self.state == HEAD and not self._buffer:
-            self.leave()
-
     def _next(self) -> None:
         """Take the next request from what is there, if its head is complete."""
         if self.state != HEAD or self._held & _SLOW or not self._buffer:
@@ -241,6 +247,9 @@ class Client(asyncio.Protocol):
         if probe is not None:
             self._buffer, self.state = (rest if request.length == 0 else b""), PROBING
             self._hub.in_background(probe, self._probed)
+            return
+        if self._probes_only:
+            self.refuse(503, "too many connections are open")
             return
         self._hub.seen()
         size = len(rest)
@@ -322,6 +331,9 @@ class Client(asyncio.Protocol):
             self._send(rest)
 
     def _splice(self) -> None:
+        if self._probes_only:
+            self.abort()  # HTTP/2 would not read our words
+            return
         self._hub.seen()
         self.state = TUNNEL
         rest, self._buffer = self._buffer, b""
@@ -377,7 +389,12 @@ class Client(asyncio.Protocol):
             if not self._held:
                 self._transport.resume_reading()
 
-    def sweep(self, kept_before: float) -> None:
-        """Let go of the model server's connection where it was idle since before that."""
+    def sweep(self, kept_before: float, moved_before: float) -> None:
+        """Let go of the connection to the server, idle since then, or of this one, where nothing moved."""
         if self.state == HEAD and self.since < kept_before:
             self._drop_upstream()
+        unsent = self.unsent
+        if not unsent or unsent != self._seen_unsent:
+            self._seen_unsent, self._moved = unsent, self._hub.now()
+        elif self._moved < moved_before:
+            self.abort()

@@ -16,15 +16,24 @@ _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e\x80-\xff]+) HTTP/1\.([01])")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?")
 _FIELDS = re.compile(rb"(?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*(?:\r\n|\Z))*")
+_EXTENSION = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _DROPPED = frozenset(
-    {b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"te", b"upgrade"}
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"te",
+        b"upgrade",
+    }
 )
 _FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"forwarded"})
 _PROBING = frozenset({b"user-agent", b"k-kubelet-probe", b"k-network-probe", b"k-network-hash"})
-_NOTED_OF_REQUEST = _FRAMING | _DROPPED | _FORWARDED | _PROBING
+_NOTED_OF_REQUEST = _FRAMING | _DROPPED | _FORWARDED | _PROBING | {b"host"}
 _NOTED_OF_RESPONSE = _FRAMING | _DROPPED
 _NEVER_LISTED = _FRAMING | {b"host"}
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
@@ -79,7 +88,7 @@ def read_request(head: bytes, peer: bytes) -> Request:
     method, _, minor = line.groups()
     if method == b"CONNECT":
         raise BadMessage(405, "CONNECT is not for a reverse proxy")
-    length = _length(noted)
+    length = _length(noted, minor)
     tokens, kept = _connection(noted, kept)
     keep = b"close" not in tokens and minor == b"1"
     upgrade = b"upgrade" in tokens and noted.get(b"upgrade", b"").lower() not in {b"", b"h2c"}
@@ -103,11 +112,13 @@ def read_response(head: bytes, method: bytes, *, closing: bool) -> Response:
         raise BadMessage(502, "the model server sent no HTTP/1 answer")
     status = int(line[2])
     tokens, kept = _connection(noted, kept)
+    if (status < 200 or status == 204) and b"transfer-encoding" in noted:
+        raise BadMessage(502, "a Transfer-Encoding in an answer that has no body")
     if status < 200:
         if status == 101:
             kept += [b"Connection: Upgrade", b"Upgrade: " + noted.get(b"upgrade", b"")]
         return Response(status, b"\r\n".join((first, *kept, b"", b"")), 0, keep=True)
-    length = 0 if method == b"HEAD" or status in {204, 304} else _length(noted)
+    length = 0 if method == b"HEAD" or status in {204, 304} else _length(noted, line[1])
     keep = b"close" not in tokens and (line[1] == b"1" or b"keep-alive" in tokens) and length != UNTIL_CLOSE
     if closing or length == UNTIL_CLOSE:
         kept.append(b"Connection: close")
@@ -139,6 +150,8 @@ def _split(head: bytes, noting: frozenset[bytes]) -> tuple[bytes, dict[bytes, by
         key = name.lower()
         if key in noting:
             value = value.strip(b" \t")
+            if key == b"host" and key in noted:
+                raise BadMessage(400, "two Host fields")
             noted[key] = noted[key] + b", " + value if key in noted else value
             if key in _DROPPED or key == b"x-forwarded-for":
                 continue
@@ -146,9 +159,11 @@ def _split(head: bytes, noting: frozenset[bytes]) -> tuple[bytes, dict[bytes, by
     return first, noted, kept
 
 
-def _length(noted: Mapping[bytes, bytes]) -> int:
+def _length(noted: Mapping[bytes, bytes], minor: bytes) -> int:
     coding, length = noted.get(b"transfer-encoding"), noted.get(b"content-length")
     if coding is not None:
+        if minor == b"0":
+            raise BadMessage(400, "a Transfer-Encoding in HTTP/1.0, which has none")
         if length is not None:
             raise BadMessage(400, "Content-Length and Transfer-Encoding together")
         if coding.lower() != b"chunked":
@@ -226,7 +241,10 @@ class Chunks:
         """Take one line; true where it ends the body."""
         match self._state:
             case "size":
-                digits = line.partition(b";")[0].rstrip(b" \t")
+                size, _, extension = line.partition(b";")
+                digits = size.rstrip(b" \t")
+                if _EXTENSION.fullmatch(extension) is None:
+                    raise BadMessage(400, "a chunk's extension with control bytes")
                 if re.fullmatch(rb"[0-9A-Fa-f]{1,15}", digits) is None:
                     raise BadMessage(400, "a chunk of no size")
                 self._left = int(digits, 16)
@@ -236,5 +254,7 @@ class Chunks:
                     raise BadMessage(400, "a chunk longer than it says")
                 self._state = "size"
             case _:
+                if _FIELDS.fullmatch(line) is None:
+                    raise BadMessage(400, "a trailer field that HTTP/1 does not allow")
                 return not line
         return False

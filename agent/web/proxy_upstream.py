@@ -123,6 +123,11 @@ class Upstream(asyncio.Protocol):
             self._client = None
             self._transport.abort()
 
+    @property
+    def answering(self) -> bool:
+        """Whether an answer has begun to pass."""
+        return self._state in {_BODY, _TUNNEL}
+
     def usable(self, now: float) -> bool:
         """Whether the next request may go on this connection."""
         return (
@@ -230,7 +235,10 @@ class Upstream(asyncio.Protocol):
                 client.refuse(502, f"the model server's answer cannot be passed on: {error}")
                 return
             self._buffer = data[end + 4 :]
-            if response.status == 101 and client.request.upgrade:
+            if response.status == 101:
+                if not client.request.upgrade:
+                    client.refuse(502, "the model server changed the protocol unasked")
+                    return
                 self._state = _TUNNEL
                 client.write(response.head + self._buffer)
                 self._buffer = b""

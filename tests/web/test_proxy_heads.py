@@ -47,6 +47,10 @@ def test_a_chunked_body_ends_where_it_ends_however_it_is_cut(pieces, trailer, re
         b"1\r\nAB\r\n",
         b"1" * 16 + b"\r\n",
         b"1;" + b"x" * 9000,
+        b"1;a\x00\r\nA\r\n",
+        b"1;a\rb\r\nA\r\n",
+        b"0\r\nX: \x01\r\n\r\n",
+        b"0\r\nno field\r\n\r\n",
     ],
 )
 def test_a_chunked_body_that_is_none_is_refused(body):
@@ -70,6 +74,8 @@ def request(*lines):
         (400, [b"GET / HTTP/1.1", b"A: b\nContent-Length: 1"]),
         (400, [b"GET / HTTP/1.1", b"A: b\x00"]),
         (400, [b"GET / HTTP/1.1", b": empty"]),
+        (400, [b"GET / HTTP/1.1", b"Host: a", b"host: b"]),
+        (400, [b"POST / HTTP/1.0", b"Transfer-Encoding: chunked"]),
         (400, [b"GET /a b HTTP/1.1"]),
         (400, [b"GET / HTTP/2.0"]),
         (405, [b"CONNECT a:1 HTTP/1.1"]),
@@ -86,6 +92,7 @@ def test_what_belongs_to_one_connection_stays_on_it():
     told = request(
         b"GET / HTTP/1.1", b"Host: a", b"Connection: keep-alive, X-Private, Host", b"Keep-Alive: 5",
         b"X-Private: 1", b"TE: gzip, trailers", b"Upgrade: h2c", b"Proxy-Connection: x", b"Accept: */*",
+        b"Proxy-Authorization: Basic eDp5",
     )  # fmt: skip
     assert told.head.split(b"\r\n") == [
         b"GET / HTTP/1.1", b"Host: a", b"Accept: */*", b"TE: trailers", b"X-Forwarded-For: 9.9.9.9", b"", b"",
@@ -129,6 +136,19 @@ def test_an_answers_end_is_known_from_its_head(method, lines, length, keep):
     told = read_response(b"\r\n".join(lines), method, closing=False)
     assert (told.length, told.keep) == (length, keep)
     assert (b"Connection: close" in told.head) == (length == UNTIL_CLOSE)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b"HTTP/1.0 200 OK", b"Transfer-Encoding: chunked"],
+        [b"HTTP/1.1 204 No Content", b"Transfer-Encoding: chunked"],
+        [b"HTTP/1.1 103 Early Hints", b"Transfer-Encoding: chunked"],
+    ],
+)
+def test_an_answer_with_a_framing_that_it_cannot_have_is_refused(lines):
+    with pytest.raises(BadMessage):
+        read_response(b"\r\n".join(lines), b"GET", closing=False)
 
 
 @given(st.binary(max_size=200))

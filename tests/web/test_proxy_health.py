@@ -62,6 +62,13 @@ async def test_https_is_asked_of_anybody():
         assert await ready(once(HttpCheck("127.0.0.1", port, "/ready", tls=True)))
 
 
+async def test_asking_over_https_reads_no_certificates_of_the_machine():
+    """Reading them takes a hundredth of a second and more, in which no inference would pass."""
+    health = Health([once(HttpCheck("127.0.0.1", 1, "/ready", tls=True))])
+    assert health.context.cert_store_stats()["x509"] == 0
+    assert not await health.ready()
+
+
 async def test_a_port_that_takes_connections_is_ready():
     async with answering(200) as (port, _):
         assert await ready(once(TcpCheck("127.0.0.1", port)))
