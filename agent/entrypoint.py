@@ -6,6 +6,7 @@ decided in one pure function from arguments and environment.
 
 import argparse
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -20,7 +21,7 @@ from agent.cli import main as run_command
 from agent.core.probe import ProbeError, read_probes
 from agent.settings import Settings, UsageError, add_flags, settle
 from agent.telemetry.logs import configure
-from agent.web.proxy_child import ProxyChild
+from agent.web.proxy_child import ProxyChild, ProxyFailedError
 
 log = logging.getLogger("agent")
 
@@ -57,10 +58,11 @@ def decide(words: Sequence[str], environ: Mapping[str, str]) -> Command | Agent:
 
     A first word that is a URI or an absolute path is what KServe passes to a storage initializer.
     """
-    if words and ("://" in words[0] or words[0].startswith("/")):
-        return Command(("pull", *words))
-    if words and (not words[0].startswith("-") or words[0] in {"--version", "-V", "--help", "-h"}):
+    if words and words[0] in {"--version", "-V", "--help", "-h"}:
         return Command(tuple(words))
+    if words and not words[0].startswith("-"):
+        pulling = "://" in words[0] or words[0].startswith("/")
+        return Command(("pull", *words) if pulling else tuple(words))
     parser = _Parser(prog="model-agent-entrypoint", add_help=False, allow_abbrev=False)
     add_flags(parser)
     known, rest = parser.parse_known_args(list(words))
@@ -100,15 +102,29 @@ def _run(agent: Agent) -> NoReturn:
     configure(settings.log_level, settings.log_format, sys.stderr, color=not os.environ.get("NO_COLOR"))
     for note in agent.notes:
         log.warning(note)
+    code = 1
     try:
         code = asyncio.run(serve(agent, os.environ))
-    except OSError as error:
-        fields = {"error": error.strerror or str(error), "path": error.filename}
-        log.error("cannot start", extra=fields)  # noqa: TRY400 - a user's mistake has no traceback
-        code = 1
+    except* ProxyFailedError as group:
+        _tell(group)
+    except* OSError as group:
+        _tell(group)
     logging.shutdown()
     sys.stdout.flush()
     os._exit(code)  # threads that hang in a library must not keep the process (design §8.10)
+
+
+def _tell(group: BaseExceptionGroup[BaseException]) -> None:
+    """Say in words what prevents the start; a user's mistake has no traceback."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            _tell(error)
+            continue
+        words = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        fields = {"error": words, "path": getattr(error, "filename", None)}
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            fields["next"] = "end what listens there, or name another port (--status-port, --port)"
+        log.error("cannot start", extra=fields)
 
 
 async def serve(agent: Agent, environ: Mapping[str, str]) -> int:

@@ -17,6 +17,7 @@ import pytest
 
 from agent.entrypoint import Agent, Command, decide
 from agent.settings import UsageError
+from agent.web.proxy_child import ProxyChild, ProxyFailedError
 from tests.servers import real
 
 PULLER = ["--enable-puller", "--config-dir", "/mnt/configs", "--model-dir", "/mnt/models"]
@@ -99,6 +100,15 @@ def test_what_cannot_be_run_is_named(words, environ, said):
 @pytest.mark.parametrize("words", [["run"], ["pull", "a", "b"], ["--version"], ["nonsense"]])
 def test_a_command_is_run_by_its_name(words):
     assert decide(words, {}) == Command(tuple(words))
+
+
+@pytest.mark.parametrize(
+    "flag", ["--log-url=http://sink", "--server-url=http://127.0.0.1:1", "--source-uri=/here"]
+)
+def test_a_flag_with_a_uri_is_a_flag_and_nothing_to_pull(flag):
+    assert isinstance(
+        decide([flag], {"SERVING_READINESS_PROBE": "", "MODELAGENT_ON_UNSUPPORTED": "ignore"}), Agent
+    )
 
 
 @pytest.mark.parametrize("source", ["s3://bucket/m", "/mnt/pvc/m", "https://host/m.zip"])
@@ -226,3 +236,25 @@ def test_a_fault_ends_with_64_and_one_line(tmp_path):
         capture_output=True, text=True, check=False, timeout=30, cwd=Path(__file__).parent.parent,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (64, "", 1)
+
+
+def test_a_port_that_is_taken_is_told_in_one_line(tmp_path, mounts):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        agent = Process(
+            tmp_path, mounts, {"SERVING_READINESS_PROBE": "", "MODELAGENT_STATUS_PORT": str(port)}
+        )
+        assert agent.process.wait(15) == 1
+    said = agent.log.read_text()
+    assert "Traceback" not in said
+    (line,) = [line for line in said.splitlines() if "cannot start" in line]
+    assert str(port) in line
+
+
+async def test_a_proxy_that_cannot_be_started_is_tried_ever_less_often_and_given_up(caplog):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        words = ["--port", str(taken.getsockname()[1]), "--component-port", "1", "--quiet", "0"]
+        child = ProxyChild(words, {}, lambda: True, most_failures=3, again_seconds=0.01)
+        with pytest.raises(ProxyFailedError, match="3 times"):
+            await child.run()
+    assert [record.seconds for record in caplog.records] == [0.01, 0.02]
