@@ -19,6 +19,7 @@ from agent.core.flagvalues import (
     one_of,
     optional_count,
     optional_networks,
+    plain,
     port,
     switch,
 )
@@ -330,7 +331,7 @@ def settle(given: Mapping[str, str | None], rest: Sequence[str], environ: Mappin
         try:
             values[flag.key] = flag.parse(flag.default if text is None else text)
         except ValueError as error:
-            faults.append(f"{where}: {text!r} {_plain(error)}")
+            faults.append(f"{where}: {text!r} {plain(error)}")
     if faults:
         raise UsageError("\n".join(faults))
     ignored = tuple(f"--{name}" for name in KSERVE_IGNORED if given.get(name.replace("-", "_")) is not None)
@@ -350,11 +351,6 @@ def _finished(values: dict[str, Any], ignored: tuple[str, ...]) -> Settings:
     values["status_host"] = values["status_host"] or ("0.0.0.0" if values["enable_puller"] else "127.0.0.1")  # noqa: S104 - KServe's probes come over the pod network (design §8.11)
     known = {field.name for field in fields(Settings)}
     return Settings(**{key: value for key, value in values.items() if key in known}, ignored=ignored)
-
-
-def _plain(error: ValueError) -> str:
-    text = str(error)
-    return "is not a whole number" if text.startswith("invalid literal") else text
 
 
 def _unknown(word: str) -> str:

@@ -185,7 +185,10 @@ def test_new_bytes_are_no_hit(source, tmp_path):
     assert held(tmp_path / "b") == {**CONTENT, "config.json": b"{1}"}
 
 
-@pytest.mark.parametrize("harm", ["shorter", "other", "gone", "folder", "record", "torn record"])
+HARMS = ["shorter", "other", "gone", "folder", "record", "torn record", "poisoned record", "strange record"]
+
+
+@pytest.mark.parametrize("harm", HARMS)
 def test_a_cache_that_somebody_harmed_is_a_miss_and_mended(source, tmp_path, harm, capsys):
     cache = tmp_path / "cache"
     assert cached(source, tmp_path / "a", cache) == 0
@@ -202,6 +205,10 @@ def test_a_cache_that_somebody_harmed_is_a_miss_and_mended(source, tmp_path, har
             blob.mkdir()
         case "record":
             record.write_text('{"entries": [{"path": "../x", "blob": "y", "size": 1, "mtime": 1}]}')
+        case "poisoned record":
+            record.write_text(record.read_text().replace("weights/a.bin", "../../a.bin"))
+        case "strange record":
+            record.write_text("[]")
         case _:
             record.write_text("{")
     for target in ("b", "c"):
@@ -244,3 +251,82 @@ def test_a_budget_keeps_what_was_used_last(tmp_path):
     for number in (1, 2):
         assert cached(tmp_path / f"source-{number}", tmp_path / f"again-{number}", cache) == 0
         assert held(tmp_path / f"again-{number}") == held(tmp_path / f"source-{number}")
+
+
+def test_what_goes_from_a_full_cache_is_free_at_once(tmp_path):
+    cache = tmp_path / "cache"
+    for number in range(3):
+        source = tmp_path / f"source-{number}"
+        source.mkdir()
+        (source / "model").write_bytes(b"%d" % number * 40_000)
+        assert cached(source, tmp_path / f"target-{number}", cache, "--cache-budget", "70k") == 0
+        assert sum(path.stat().st_size for path in cache.glob("blob-*")) <= 80_000
+    assert len(list(cache.glob("blob-*"))) == 1
+
+
+def test_a_cache_that_cannot_be_used_is_told_and_done_without(source, tmp_path, capsys):
+    (tmp_path / "cache").write_bytes(b"a file")
+    assert cached(source, tmp_path / "a", tmp_path / "cache") == 0
+    assert held(tmp_path / "a") == CONTENT
+    assert "done without" in capsys.readouterr().err
+
+
+def blob_of(cache, content):
+    (found,) = [path for path in cache.glob("blob-*") if path.read_bytes() == content]
+    return found
+
+
+def overwrite(file, content):
+    """As a process of the same user can that covers its tracks."""
+    before = file.stat()
+    file.chmod(0o644)
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_what_others_could_have_written_to_is_copied_and_compared(source, tmp_path, capsys):
+    """A file system without modes, or another user's file: no stat can vouch for it."""
+    cache, content = tmp_path / "cache", CONTENT["weights/a.bin"]
+    assert cached(source, tmp_path / "a", cache) == 0
+    blob_of(cache, content).chmod(0o666)
+    assert cached(source, tmp_path / "b", cache) == 0
+    assert "from the node's cache" in capsys.readouterr().err
+    assert (tmp_path / "b/weights/a.bin").stat().st_ino != blob_of(cache, content).stat().st_ino
+    overwrite(blob_of(cache, content), b"z" * len(content))
+    for target in ("c", "d"):
+        assert cached(source, tmp_path / target, cache) == 0
+        assert held(tmp_path / target) == CONTENT
+    assert "other bytes than were verified" in capsys.readouterr().err
+
+
+def test_copies_share_no_file_with_the_cache_and_are_compared(source, tmp_path):
+    cache, content = tmp_path / "cache", CONTENT["weights/a.bin"]
+    for target in ("a", "b"):
+        assert cached(source, tmp_path / target, cache, "--cache-copies") == 0
+        overwrite(tmp_path / target / "weights/a.bin", b"z" * len(content))
+        assert blob_of(cache, content)
+    assert cached(source, tmp_path / "c", cache, "--cache-copies") == 0
+    assert held(tmp_path / "c") == CONTENT
+
+
+def test_a_folder_within_another_ones_folder_can_be_pulled_again(source, tmp_path):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "x").write_bytes(b"x")
+    for _ in range(2):
+        assert (
+            pull(
+                f"file://{source}",
+                tmp_path / "a",
+                f"file://{tmp_path}/inner",
+                tmp_path / "a" / "adapters" / "x",
+            )
+            == 0
+        )
+        assert held(tmp_path / "a") == {**CONTENT, "adapters/x/x": b"x"}
+
+
+def test_the_line_can_be_shared_out(source, tmp_path, capsys):
+    words = ["--connections", "2", "--bandwidth-limit", "100Mi"]
+    assert pull(f"file://{source}", tmp_path / "a", *words) == 0
+    assert pull(f"file://{source}", tmp_path / "b", "--connections", "none") == 64
+    assert "--connections: 'none' is not a whole number" in capsys.readouterr().err

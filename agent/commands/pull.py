@@ -7,38 +7,34 @@ moved before an interruption is used by the next try.
 
 import argparse
 import asyncio
-import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.app import Providers
 from agent.artifacts.engine.engine import Engine
+from agent.artifacts.engine.settings import EngineSettings
 from agent.artifacts.fetch import Fetcher
+from agent.artifacts.laying import COPY, LINK, STORE, SYMLINK, DamagedError, Laid, check, lay_out
 from agent.artifacts.manifest import Manifest
-from agent.artifacts.nodecache import NodeCache, place
+from agent.artifacts.nodecache import Cached, NodeCache
 from agent.artifacts.progress import Progress
 from agent.artifacts.store import Store
 from agent.core import uri as uris
 from agent.core import words
 from agent.core.errors import AgentError, TerminalError
-from agent.core.flagvalues import memory
+from agent.core.flagvalues import count, memory, plain
 from agent.core.initializer import InitializerError, Patterns, effective, pairs_of, patterns_of
 from agent.core.model import Revision
-from agent.core.paths import relative_path
 from agent.core.reasons import Reason
 from agent.core.revision import revision_of
 from agent.settings import UsageError, no_more
 from agent.storage.base import Listing, RemoteObject, Source, StorageProvider
 from agent.telemetry.board import progress_words
 
-STORE = ".agent-pull"
-PART = ".agent-part-"
-NOT_OURS = frozenset({STORE, "lost+found"})
 SAY_SECONDS = 1.0
 SAY_SECONDS_TO_LOGS = 5.0
 SERVED_IN_PLACE = "/mnt/models"
@@ -60,13 +56,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="link into the cache by path: the server mounts it at the same one",
     )
+    parser.add_argument(
+        "--cache-copies",
+        action="store_true",
+        help="copy (or share blocks) and verify, not link: where servers could write to models",
+    )
+    parser.add_argument("--connections", help="connections to storage at once [default: 16]")
+    parser.add_argument("--bandwidth-limit", help="bytes a second, a quantity [default: none]")
 
 
 @dataclass(frozen=True, slots=True)
 class _Cache:
     folder: NodeCache
     budget_bytes: int | None
-    symlinks: bool
+    how: str
+
+    def laid(self, each: Cached) -> Laid:
+        """Say how a file comes out of it: what others could have written to is copied and verified."""
+        return Laid(each.file, self.how if each.sealed else COPY, each.checksum)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What holds for every source of one call."""
+
+    environ: Mapping[str, str]
+    patterns: Patterns
+    cache: _Cache | None
+    engine: EngineSettings
+    folders: tuple[Path, ...]
 
 
 def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -83,10 +101,13 @@ def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str
                 f"model-agent pull: {uris.redacted(source)!r} has no scheme such as s3://"
                 " and is no absolute path"
             )
+    engine = _engine(given)
+    cache = _cache(given)
+    folders = tuple(Path(folder).absolute() for _, folder in pairs)
+    job = _Job(told, patterns, cache, engine, folders)
     try:
-        cache = _cache(given)
-        for source, folder in pairs:
-            asyncio.run(_pull(source, Path(folder).absolute(), told, patterns, cache))
+        for (source, _), folder in zip(pairs, folders, strict=True):
+            asyncio.run(_pull(source, folder, job))
     except AgentError as error:
         sys.stderr.write(f"{error.reason}: {error.message}\n")
         return 1
@@ -96,30 +117,47 @@ def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str
     return 0
 
 
+def _engine(given: argparse.Namespace) -> EngineSettings:
+    made, flag, text = EngineSettings(), "--connections", given.connections
+    try:
+        if text is not None:
+            made = replace(made, max_connections=count(text))
+        flag, text = "--bandwidth-limit", given.bandwidth_limit
+        return made if text is None else replace(made, bandwidth_limit=memory(text))
+    except ValueError as error:
+        raise UsageError(f"model-agent pull: {flag}: {text!r} {plain(error)}") from None
+
+
 def _cache(given: argparse.Namespace) -> _Cache | None:
-    if given.cache_dir is None:
-        return None
+    """Return the cache, None without one; one that cannot be used is told, and done without."""
     try:
         budget = memory(given.cache_budget or "none")
     except ValueError as error:
         raise UsageError(f"model-agent pull: --cache-budget: {given.cache_budget!r} {error}") from None
     if budget is not None and given.cache_symlinks:
         raise UsageError("model-agent pull: --cache-budget would remove files that --cache-symlinks point to")
-    return _Cache(NodeCache(given.cache_dir), budget, given.cache_symlinks)
+    if given.cache_copies and given.cache_symlinks:
+        raise UsageError("model-agent pull: --cache-copies and --cache-symlinks exclude each other")
+    if given.cache_dir is None:
+        return None
+    how = COPY if given.cache_copies else SYMLINK if given.cache_symlinks else LINK
+    try:
+        return _Cache(NodeCache(given.cache_dir), budget, how)
+    except OSError as error:
+        _say(f"the node's cache {given.cache_dir} cannot be used and is done without: {error.strerror}")
+        return None
 
 
-async def _pull(
-    uri: str, folder: Path, environ: Mapping[str, str], patterns: Patterns, cache: _Cache | None
-) -> None:
+async def _pull(uri: str, folder: Path, job: _Job) -> None:
     began = time.monotonic()
     if f"{uri.rstrip('/')}/".startswith(f"{SERVED_IN_PLACE}/"):
         _say(f"{uri} is served in place; nothing is to be done")
         return
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
-    providers = Providers(environ, (Path("/"),))
+    providers = Providers(job.environ, (Path("/"),))
     try:
-        chosen = _Chosen(providers, patterns, folder)
-        revision, size, how = await _bring(uri, folder, chosen, cache, began)
+        chosen = _Chosen(providers, folder, job)
+        revision, size, how = await _bring(uri, folder, chosen, job, began)
     finally:
         await providers.close()
     seconds = max(time.monotonic() - began, 0.001)
@@ -131,45 +169,58 @@ async def _pull(
 
 
 async def _bring(
-    uri: str, folder: Path, chosen: "_Chosen", cache: _Cache | None, began: float
+    uri: str, folder: Path, chosen: "_Chosen", job: _Job, began: float
 ) -> tuple[Revision, int, str]:
     """Return the revision that is in the folder now, its bytes, and how they came."""
-    if cache is not None:
+    if job.cache is not None:
         listing = await chosen(uris.scheme_of(uri) or "").resolve(uri)
         revision = revision_of((obj.path, obj.size, obj.identity) for obj in listing.objects)
-        known = all(obj.pinned for obj in listing.objects)
-        found = await asyncio.to_thread(cache.folder.find, revision) if known else None
-        if found is not None:
-            with suppress(FileNotFoundError):  # trimmed by another pod: a miss
-                files = {relative_path(each.path): each.file for each in found}
-                await asyncio.to_thread(_lay_out, files, folder, symlinks=cache.symlinks)
-                await asyncio.to_thread(shutil.rmtree, folder / STORE, ignore_errors=True)
-                return revision, sum(each.size for each in found), " from the node's cache"
+        if all(obj.pinned for obj in listing.objects):
+            size = await asyncio.to_thread(_from_cache, job.cache, revision, folder, job)
+            if size is not None:
+                return revision, size, " from the node's cache"
     with Store.open(folder / STORE / "models", folder / STORE) as store:
-        stored = await _fetch(uri, store, chosen, began)
+        stored = await _fetch(uri, store, chosen, job, began)
         manifest = store.manifest(uri, stored)
         if manifest is None:
             raise TerminalError(Reason.DISK_ERROR, f"what was downloaded to {folder} is gone")
-        if cache is not None and chosen.pinned:
-            await asyncio.to_thread(_keep, cache, stored, manifest, store)
-        files = {entry.path: store.blob_path(entry.blob) for entry in manifest.entries}
-        await asyncio.to_thread(_lay_out, files, folder, symlinks=False)
+        if job.cache is not None and chosen.pinned:
+            await asyncio.to_thread(_keep, job.cache, stored, manifest, store)
+        files = {entry.path: Laid(store.blob_path(entry.blob)) for entry in manifest.entries}
+        await asyncio.to_thread(lay_out, files, folder, job.folders)
     await asyncio.to_thread(shutil.rmtree, folder / STORE)
     return stored, sum(entry.size for entry in manifest.entries), ""
+
+
+def _from_cache(cache: _Cache, revision: Revision, folder: Path, job: _Job) -> int | None:
+    """Lay out what the cache has of a revision; its bytes, None for a miss. A bad cache is a miss."""
+    found = cache.folder.find(revision)
+    if found is None:
+        return None
+    try:
+        lay_out({each.path: cache.laid(each) for each in found}, folder, job.folders)
+        shutil.rmtree(folder / STORE, ignore_errors=True)
+    except OSError as error:
+        if isinstance(error, DamagedError):
+            cache.folder.drop(Path(error.filename))
+        if not isinstance(error, FileNotFoundError):  # trimmed by another pod: nothing to tell
+            _say(f"the node's cache is done without: {error.filename}: {error.strerror}")
+        return None
+    return sum(each.size for each in found)
 
 
 def _keep(cache: _Cache, revision: Revision, manifest: Manifest, store: Store) -> None:
     """Take a revision into the cache; what prevents that is only told, the files are there."""
     try:
-        cache.folder.add(revision, manifest.entries, store.blob_path)
+        cache.folder.add(revision, manifest.entries, store.blob_path, COPY if cache.how == COPY else LINK)
         if cache.budget_bytes is not None:
             cache.folder.trim(cache.budget_bytes, revision)
     except OSError as error:
         _say(f"the node's cache was not added to: {error.strerror} ({error.filename2 or error.filename})")
 
 
-async def _fetch(uri: str, store: Store, chosen: "_Chosen", began: float) -> Revision:
-    fetcher = Fetcher(chosen, store, Engine())
+async def _fetch(uri: str, store: Store, chosen: "_Chosen", job: _Job, began: float) -> Revision:
+    fetcher = Fetcher(chosen, store, Engine(job.engine))
     progress = Progress(began)
     telling = asyncio.create_task(_tell(progress), name="progress")
     try:
@@ -182,8 +233,9 @@ async def _fetch(uri: str, store: Store, chosen: "_Chosen", began: float) -> Rev
 class _Chosen:
     """The providers, giving only the files that are wanted; refuses a folder with other files in it."""
 
-    def __init__(self, providers: Callable[[str], StorageProvider], patterns: Patterns, folder: Path) -> None:
-        self._providers, self._patterns, self._folder = providers, patterns, folder
+    def __init__(self, providers: Callable[[str], StorageProvider], folder: Path, job: _Job) -> None:
+        self._providers, self._folder = providers, folder
+        self._patterns, self._folders = job.patterns, job.folders
         self.pinned = False
 
     def __call__(self, scheme: str) -> StorageProvider:
@@ -200,7 +252,7 @@ class _Chosen:
                     " STORAGE_IGNORE_PATTERNS",
                 )
             listing = replace(listing, objects=kept)
-            check(self._folder, (obj.path for obj in kept))
+            check(self._folder, (obj.path for obj in kept), self._folders)
         self.pinned = all(obj.pinned for obj in listing.objects)
         return listing
 
@@ -218,35 +270,6 @@ class _Chooser:
 
     async def close(self) -> None:
         """The owner of the providers does."""
-
-
-def check(folder: Path, wanted: Iterable[str]) -> None:
-    """Refuse a folder that holds other files than those, which this pull would then serve as its own."""
-    there = {
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if (path.is_symlink() or not path.is_dir())
-        and path.relative_to(folder).parts[0] not in NOT_OURS
-        and not path.name.startswith(PART)
-    }
-    if foreign := sorted(there - set(wanted)):
-        raise UsageError(
-            f"model-agent pull: {folder} is not an empty folder, it holds {foreign[0][:200]!r}; name one that"
-            " is, or a new one"
-        )
-
-
-def _lay_out(files: Mapping[str, Path], folder: Path, *, symlinks: bool) -> None:
-    """Put the files in place, each with one rename."""
-    check(folder, files)
-    for left in folder.rglob(f"{PART}*"):
-        left.unlink()
-    for path, source in files.items():
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.parent / f"{PART}{secrets.token_hex(8)}"
-        place(source, part, symlink=symlinks)
-        part.rename(target)
 
 
 def _say(text: str) -> None:

@@ -77,3 +77,9 @@ def one_of(*choices: str) -> Callable[[str], str]:
 def optional_networks(text: str) -> tuple[Network, ...] | None:
     """Return the networks of a list, None where nothing is said. Raises ValueError."""
     return networks(text) if text else None
+
+
+def plain(error: ValueError) -> str:
+    """Return what is wrong with a text, in words of ours."""
+    text = str(error)
+    return "is not a whole number" if text.startswith("invalid literal") else text
