@@ -50,9 +50,14 @@ class Injected:
 
 
 def inject(manifest: Mapping[str, Any], options: Options) -> Injected | None:
-    """Put the sidecar into the object's pod; None for a kind that has none. Raises InjectError."""
+    """Put the sidecar into the object's pod, or into each of a List; None for a kind that has none.
+
+    Raises InjectError.
+    """
     name = str((manifest.get("metadata") or {}).get("name") or NAME)
     kind = manifest.get("kind")
+    if kind == "List":
+        return _list(manifest, options)
     if kind == "Pod":
         pod, notes = _pod(manifest.get("spec"), name, options)
         return Injected({**manifest, "spec": pod}, notes)
@@ -69,6 +74,20 @@ def inject(manifest: Mapping[str, Any], options: Options) -> Injected | None:
     if kind == "PodTemplate":
         return Injected({**manifest, "template": changed}, notes)
     return Injected({**manifest, "spec": {**manifest["spec"], "template": changed}}, notes)
+
+
+def _list(manifest: Mapping[str, Any], options: Options) -> Injected | None:
+    items: list[Any] = []
+    notes: list[str] = []
+    found = False
+    for item in manifest.get("items") or ():
+        injected = inject(item, options) if isinstance(item, Mapping) else None
+        items.append(item if injected is None else injected.manifest)
+        if injected is not None:
+            found = True
+            name = f"{item['kind']} {(item.get('metadata') or {}).get('name', '')}".rstrip()
+            notes += (f"{name}: {note}" for note in injected.notes)
+    return Injected({**manifest, "items": items}, tuple(notes)) if found else None
 
 
 def patch(options: Options) -> dict[str, Any]:
@@ -153,7 +172,7 @@ def _pod(spec: Any, name: str, options: Options) -> tuple[dict[str, Any], tuple[
     config_map = options.config_map or f"modelconfig-{name}-0"
     sidecar = container(options, server["name"], port, budget=limited)
     others = [each for each in spec["containers"] if each.get("name") != NAME]
-    containers = [_with_models(each, options) if each is server else dict(each) for each in others]
+    containers = [_with_models(each, options) if each is server else _without_models(each) for each in others]
     init = [dict(each) for each in spec.get("initContainers") or () if each.get("name") != NAME]
     (init if options.native else containers).append(sidecar)
     rest = [each for each in spec.get("volumes") or () if each.get("name") not in {NAME, CONFIG_VOLUME}]
@@ -218,6 +237,13 @@ def _with_models(server: Mapping[str, Any], options: Options) -> dict[str, Any]:
                 " mount away, or name another folder with --server-path"
             )
     return {**server, "volumeMounts": [*mounts, _server_mount(options)]}
+
+
+def _without_models(other: Mapping[str, Any]) -> dict[str, Any]:
+    """Take away what an earlier injection gave to a container that is not the server now."""
+    mounts = [each for each in other.get("volumeMounts") or () if each.get("name") != NAME]
+    rest = {key: value for key, value in other.items() if key != "volumeMounts"}
+    return {**rest, "volumeMounts": mounts} if mounts else rest
 
 
 def _server_mount(options: Options) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from agent import cli
@@ -181,6 +181,7 @@ OPTIONS = st.builds(
     native=st.booleans(),
     volume_size=st.sampled_from([None, "1Gi"]),
     server_port=st.sampled_from([None, 1]),
+    server_container=st.sampled_from([None, "server", "proxy"]),
 )
 
 
@@ -188,7 +189,10 @@ OPTIONS = st.builds(
 def test_injecting_again_is_injecting_once_and_takes_over_new_options(containers, first, second):
     bare = deployment(*containers, volumes=[{"name": "data", "emptyDir": {}}])
     kept = copy.deepcopy(bare)
-    if {each["name"] for each in containers} == {NAME}:
+    names = {each["name"] for each in containers}
+    for options in (first, second):
+        assume(options.server_container is None or options.server_container in names)
+    if names == {NAME}:
         with pytest.raises(InjectError):
             inject(bare, first)
         return
@@ -197,6 +201,15 @@ def test_injecting_again_is_injecting_once_and_takes_over_new_options(containers
     assert inject(once, second).manifest == inject(bare, second).manifest
     assert bare == kept
     sidecar_of(pod_of(once))
+
+
+def test_a_list_is_opened_each_of_its_items_is_treated_as_it_is():
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}}
+    both = {"apiVersion": "v1", "kind": "List", "items": [service, deployment()]}
+    made = inject(both, Options())
+    assert made.manifest["items"] == [service, inject(deployment(), Options()).manifest]
+    assert all(note.startswith("Deployment iris: ") for note in made.notes)
+    assert inject({**both, "items": [service]}, Options()) is None
 
 
 def test_the_command_passes_other_objects_and_tells_what_it_did(tmp_path, capsys):
