@@ -42,7 +42,7 @@ from agent.servers.wire import Access
 from agent.settings import Settings
 from agent.storage.addresses import AddressPolicy, permit_all
 from agent.storage.base import StorageProvider
-from agent.telemetry.board import Board, ConfigWord, MemoryWord, ServerWord
+from agent.telemetry.board import Board, ConfigWord, MemoryWord, RulesWord, ServerWord
 from agent.telemetry.metrics import Metrics
 from agent.telemetry.tracing import open_tracing
 from agent.watch import ConfigSource
@@ -73,6 +73,7 @@ class Sidecar:
             ServerWord(settings.server_url or f"http://127.0.0.1:{settings.component_port}"),
             MemoryWord(settings.budget_bytes),
         )
+        self.board.rules = RulesWord(settings.update_policy, settings.default_model_memory)
         self.metrics = Metrics(self.board, self._clock.now)
         self.address: tuple[str, int] | None = None
 

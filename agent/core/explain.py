@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from agent.core import words
 from agent.core.explanations import EXPLANATIONS
-from agent.core.history import History, Transition, failures
+from agent.core.history import History, failures, state_began, trouble_began
 from agent.core.model import ModelName
 from agent.core.reasons import Explanation, Reason
 from agent.core.status import ModelStatus, Phase
@@ -31,11 +31,21 @@ class MemorySum:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why models.json as it is now does not count: a model's entry is refused, or with `whole` all of it."""
+
+    reason: Reason
+    message: str
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """The answer. `since` is Unix seconds, `next_at` monotonic ones, None where no time is set.
 
     `next_step` is what the agent does next, `waits_for` what that needs. `attempts` are the last tries
     that failed, oldest first. `told` is the reason's entry; None where there is nothing to explain.
+    `refusal` tells that the newest word of models.json on the model does not count.
     """
 
     summary: str
@@ -46,20 +56,69 @@ class Answer:
     memory: MemorySum | None
     attempts: History
     told: Explanation | None
+    refusal: Refusal | None = None
 
 
-def explain(status: ModelStatus, history: History, others: Iterable[ModelStatus]) -> Answer:
-    """Explain how *status* stands. *others* are all models of the pod, this one may be among them."""
+def explain(
+    status: ModelStatus, history: History, others: Iterable[ModelStatus], refusal: Refusal | None = None
+) -> Answer:
+    """Explain how *status* stands. *others* are all models of the pod, this one may be among them.
+
+    *refusal* is that of its entry, or of the whole document, in models.json as it is now.
+    """
+    reason = status.reason or (refusal.reason if refusal is not None else None)
+    settled = status.reason is None and refusal is not None
     return Answer(
-        summary=_summary(status),
+        summary=_summary(status) if refusal is None else _refused_summary(status, refusal),
         since=_since(status, history),
-        next_step=_next_step(status),
+        next_step=_NEXT_OF_REFUSED if settled else _next_step(status),
         next_at=status.next_retry,
-        waits_for=_waits_for(status),
+        waits_for=_correction(refusal) if settled and refusal is not None else _waits_for(status),
         memory=_memory(status, others),
         attempts=failures(history)[-MOST_ATTEMPTS:],
-        told=EXPLANATIONS[status.reason] if status.reason is not None else None,
+        told=EXPLANATIONS[reason] if reason is not None else None,
+        refusal=refusal,
     )
+
+
+def explain_refused(refusal: Refusal) -> Answer:
+    """Explain why nothing is done for a name that no accepted document asks for and nothing serves under."""
+    if refusal.whole:
+        summary = (
+            f"models.json as it is now is refused as a whole: {refusal.message}. "
+            "No model of this name is in the document accepted last, and nothing serves under it."
+        )
+    else:
+        summary = f"Rejected: {_sentence(refusal.message)} Nothing serves under this name."
+    told = EXPLANATIONS[refusal.reason]
+    correction = _correction(refusal)
+    return Answer(summary, None, _NEXT_OF_REFUSED, None, correction, None, (), told, refusal)
+
+
+_NEXT_OF_REFUSED = "Read models.json again as soon as it changes."
+
+
+def _correction(refusal: Refusal) -> str:
+    return "a models.json that can be accepted" if refusal.whole else "a corrected entry in models.json"
+
+
+def _sentence(text: str) -> str:
+    text = text.rstrip(".")
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _refused_summary(status: ModelStatus, refusal: Refusal) -> str:
+    if refusal.whole:
+        return (
+            f"{_summary(status)} That is by the document accepted last; "
+            f"models.json as it is now is refused as a whole: {refusal.message}."
+        )
+    stays = "What was accepted before stays in force"
+    if status.reason is None:
+        stays += f": revision {(status.served_revision or '?')[:12]} serves."
+    else:
+        stays += f". {_summary(status)}"
+    return f"Rejected: {_sentence(refusal.message)} {stays}"
 
 
 def _summary(status: ModelStatus) -> str:
@@ -73,14 +132,13 @@ def _summary(status: ModelStatus) -> str:
 
 def _since(status: ModelStatus, history: History) -> float | None:
     """Return when the present trouble, or the present state, began: retries do not begin it anew."""
-    begun: Transition | None = None
-    for each in reversed(history):
-        if (each.phase is Phase.READY and each.reason is None) != (status.reason is None):
-            break
-        if status.attempts == 0 and (each.phase, each.reason) != (status.phase, status.reason):
-            break
-        begun = each
-    return begun.at if begun is not None else None
+    if not history or history[-1].fine != (status.reason is None):
+        return None
+    if status.attempts > 0:
+        return history[trouble_began(history)].at
+    if (history[-1].phase, history[-1].reason) != (status.phase, status.reason):
+        return None
+    return history[state_began(history)].at
 
 
 def _next_step(status: ModelStatus) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.core import uri, words
+from agent.core.explain import Refusal
 from agent.core.history import History, noted
 from agent.core.model import ModelName, Rejection
 from agent.core.reasons import Reason
@@ -49,6 +50,14 @@ class MemoryWord:
     server_rss_bytes: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RulesWord:
+    """What the operator decided that a plan made elsewhere has to know."""
+
+    update_policy: str = "availability"
+    default_memory_bytes: int = 0
+
+
 Watcher = Callable[[ModelName, ModelStatus | None], None]
 
 
@@ -57,8 +66,8 @@ class Board:
 
     `missing` tells what readiness still waits for, nothing once it is there. `turned_at` is the
     monotonic time at which the reconciler last went round, `planned_digest` the document that its last
-    plan was made from. `histories` holds what happened to each model, bounded. `trace` is told each word on
-    a model (None: it is gone) and returns the trace that it belongs to.
+    plan was made from. `histories` holds what happened to each model, bounded. `rules` do not change. `trace`
+    is told each word on a model (None: it is gone) and returns the trace that it belongs to.
     """
 
     def __init__(
@@ -76,13 +85,34 @@ class Board:
         self.version = 0
         self.missing: Callable[[], tuple[str, ...]] = lambda: ("the agent is starting",)
         self.turned_at = float("-inf")
-        self.planned_digest: str | None = None
+        self.rules = RulesWord()
         self.histories: dict[ModelName, History] = {}
         self.trace: Callable[[ModelName, ModelStatus | None], str | None] = _untraced
         self._wall = wall
         self._watchers: list[Watcher] = []
         self._head_watchers: list[Callable[[], None]] = []
+        self._plan_watchers: list[Callable[[], None]] = []
+        self._planned: str | None = None
         self._failing: dict[ModelName, Reason | None] = {}
+
+    @property
+    def planned_digest(self) -> str | None:
+        """The document that the last plan was made from; who watches plans is told where it differs."""
+        return self._planned
+
+    @planned_digest.setter
+    def planned_digest(self, digest: str | None) -> None:
+        if digest != self._planned:
+            self._planned = digest
+            for watcher in self._plan_watchers:
+                watcher()
+
+    def refusal_of(self, name: str) -> Refusal | None:
+        """Return why the newest models.json says nothing of *name*: its entry is refused, or all of it."""
+        if self.config.error is not None:
+            return Refusal(*self.config.error, whole=True)
+        found = next((entry for entry in self.config.rejected if entry.name == name), None)
+        return Refusal(found.reason, found.message) if found is not None else None
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """Call *watcher* with each model that changes (None: it is gone); returns how to stop that."""
@@ -92,6 +122,10 @@ class Board:
     def watch_head(self, watcher: Callable[[], None]) -> None:
         """Call *watcher* after each change of what is said of config, server and memory."""
         self._head_watchers.append(watcher)
+
+    def watch_plans(self, watcher: Callable[[], None]) -> None:
+        """Call *watcher* when a plan was made from another document, also where it changed nothing else."""
+        self._plan_watchers.append(watcher)
 
     def say(
         self,

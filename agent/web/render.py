@@ -11,11 +11,13 @@ from typing import Any
 
 from agent.core import uri
 from agent.core.conditions import Condition
-from agent.core.explain import Answer, MemorySum, explain
-from agent.core.history import Transition
+from agent.core.explain import Answer, MemorySum, Refusal, explain, explain_refused
+from agent.core.explanations import EXPLANATIONS
+from agent.core.history import History, Transition
 from agent.core.model import ModelName, ModelSpec
+from agent.core.reasons import Explanation, Reason
 from agent.core.status import ModelStatus, Phase, ProgressReading
-from agent.telemetry.board import Board
+from agent.telemetry.board import Board, ConfigWord
 
 API_VERSION = "model-agent/v1"
 _MOVING = frozenset({Phase.DOWNLOADING, Phase.UPDATING})
@@ -87,7 +89,32 @@ class Renderer:
     def explained(self, status: ModelStatus) -> bytes:
         """Return one model with its explanation and its history."""
         history = self._board.histories.get(status.name, ())
-        answer = explain(status, history, self._board.models.values())
+        refusal = self._board.refusal_of(status.name)
+        answer = explain(status, history, self._board.models.values(), refusal)
+        return self._explained(status, answer, history)
+
+    def refused(self, name: str, refusal: Refusal) -> bytes:
+        """Return a name whose entry is refused and under which nothing is there, as a model that failed."""
+        told = ModelName(name), Phase.FAILED, False, refusal.reason, refusal.message
+        status = ModelStatus(*told, None, None, None, 0, None, ())
+        return self._explained(status, explain_refused(refusal), ())
+
+    def unknown(self, name: str) -> bytes:
+        """Return the error for a name that nothing is known of; it explains where that may be a fault."""
+        config = self._board.config
+        error: dict[str, Any] = {
+            "reason": "NotFound",
+            "message": f"no model named {name[:253]!r} is wanted or served",
+        }
+        if config.error is not None:
+            refusal = Refusal(*config.error, whole=True)
+            error["message"] += f"; but models.json as it is now is refused: {config.error[1]}"
+            error["explanation"] = _answer(explain_refused(refusal), self._unix)
+        elif config.digest is None:
+            error["message"] += "; models.json has not been read yet"
+        return encoded(error)
+
+    def _explained(self, status: ModelStatus, answer: Answer, history: History) -> bytes:
         return encoded(
             self.model(status)
             | {
@@ -130,6 +157,11 @@ class Renderer:
                     for entry in config.rejected
                 ],
                 "error": config.error and {"reason": config.error[0], "message": config.error[1]},
+                "explanations": {reason: _told(EXPLANATIONS[reason]) for reason in _reasons(config)},
+            },
+            "rules": {
+                "updatePolicy": self._board.rules.update_policy,
+                "defaultModelMemoryBytes": self._board.rules.default_memory_bytes,
             },
             "server": {"url": uri.redacted(server.url), "protocol": server.protocol, "ready": server.ready},
             "memory": {
@@ -140,6 +172,20 @@ class Renderer:
                 "serverRssBytes": memory.server_rss_bytes,
             },
         }
+
+
+def _reasons(config: ConfigWord) -> list[Reason]:
+    reasons = {entry.reason for entry in config.rejected}
+    return sorted(reasons | ({config.error[0]} if config.error is not None else set()))
+
+
+def _told(told: Explanation) -> dict[str, str]:
+    return {"meaning": told.meaning, "cause": told.cause, "remedy": told.remedy}
+
+
+def _refusal(refusal: Refusal) -> dict[str, Any]:
+    words = {"reason": refusal.reason, "message": refusal.message, "whole": refusal.whole}
+    return words | _told(EXPLANATIONS[refusal.reason])
 
 
 def _spec(spec: ModelSpec | None) -> dict[str, Any] | None:
@@ -184,6 +230,7 @@ def _transition(each: Transition) -> dict[str, Any]:
         "reason": each.reason,
         "message": each.message,
         "attempts": each.attempts,
+        "leftOut": each.left_out,
     }
 
 
@@ -200,6 +247,7 @@ def _answer(answer: Answer, unix: Callable[[float], float]) -> dict[str, Any]:
         "nextTime": _moment(answer.next_at, unix),
         "memory": answer.memory and _memory_sum(answer.memory),
         "attempts": [_transition(each) for each in answer.attempts],
+        "refusal": answer.refusal and _refusal(answer.refusal),
     }
 
 

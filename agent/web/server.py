@@ -69,8 +69,9 @@ class StatusSite:
 
     def _document(self, limit: int | None, after: str, extra: dict[str, object]) -> bytes:
         names = self._renderer.names()
-        if limit is None:
+        if limit is None and not after:
             return self._renderer.document(names, extra)
+        limit = limit or MAX_PAGE
         page = [name for name in names if name > after]
         following = page[limit - 1] if len(page) > limit else None
         return self._renderer.document(page[:limit], {"continue": following} | extra)
@@ -85,9 +86,12 @@ class StatusSite:
         """Answer with one model, its explanation and its history."""
         name = request.match_info["name"]
         status = self._board.models.get(ModelName(name))
-        if status is None:
-            return _error(404, "NotFound", f"no model named {name[:253]!r} is wanted or served")
-        return _json(self._renderer.explained(status))
+        if status is not None:
+            return _json(self._renderer.explained(status))
+        refusal = self._board.refusal_of(name)
+        if refusal is None or refusal.whole:
+            return _json(self._renderer.unknown(name), 404)
+        return _json(self._renderer.refused(name, refusal))
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Answer with what Prometheus reads, as OpenMetrics where it is asked for."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.budget import Shortage
-from agent.core.explain import MOST_HOLDERS, explain
+from agent.core.explain import MOST_HOLDERS, Refusal, explain, explain_refused
 from agent.core.explanations import EXPLANATIONS
 from agent.core.history import MOST, Transition, failures, noted
 from agent.core.model import ModelName, ModelSpec, Revision
@@ -120,3 +120,47 @@ def test_a_model_that_is_ready_needs_nothing():
 def test_only_tries_that_failed_are_attempts(phase):
     status = replace(FAILED, phase=phase)
     assert bool(failures(told(status))) == (phase is Phase.FAILED)
+
+
+@given(st.integers(0, 200))
+def test_since_is_when_the_trouble_began_however_often_it_was_retried(tries):
+    history = noted((), READY, 0.0)
+    for attempt in range(tries):
+        trying = replace(
+            READY, phase=Phase.DOWNLOADING, ready=False, reason=Reason.DOWNLOADING, attempts=attempt
+        )
+        history = noted(history, trying, 10.0 + 2 * attempt)
+        history = noted(history, replace(FAILED, attempts=attempt + 1), 11.0 + 2 * attempt)
+    answer = explain(replace(FAILED, attempts=tries + 1), history, [])
+    assert answer.since == (10.0 if tries else None)
+    assert len(history) + sum(each.left_out for each in history) == 2 * tries + 1 or history[0].at == 10.0
+
+
+def test_since_is_when_the_waiting_began_however_often_its_sum_changed():
+    queued = replace(WAITING, reason=Reason.QUEUED, shortage=None, message=None)
+    history = noted(noted((), READY, 0.0), queued, 1.0)
+    for moment in range(2, 100):
+        history = noted(history, replace(WAITING, message=f"{moment} B are free"), float(moment))
+    assert explain(WAITING, history, []).since == 2.0
+    assert (history[0].at, history[1].at) == (1.0, 2.0)
+
+
+@given(st.none() | STATUSES, st.sampled_from(Reason), st.booleans())
+def test_who_is_refused_hears_why_and_what_to_do(status, reason, whole):
+    refusal = Refusal(reason, "no quantity", whole=whole)
+    answer = explain_refused(refusal) if status is None else explain(status, (), [], refusal)
+    assert answer.refusal is refusal
+    assert answer.told is not None
+    assert "quantity" in answer.summary
+    assert answer.next_step
+
+
+def test_a_refused_entry_says_what_serves_meanwhile():
+    refusal = Refusal(Reason.INVALID_MEMORY, "memory '4 gigs' is no quantity")
+    answer = explain(READY, told(READY), [], refusal)
+    assert answer.summary == (
+        "Rejected: Memory '4 gigs' is no quantity. What was accepted before stays in force: revision 1 serves."
+    )
+    assert answer.told is EXPLANATIONS[Reason.INVALID_MEMORY]
+    assert answer.waits_for == "a corrected entry in models.json"
+    assert "Nothing serves under this name" in explain_refused(refusal).summary

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from importlib import resources
 
 import pytest
@@ -10,6 +11,8 @@ from aiohttp import web
 from hypothesis import HealthCheck, settings
 from jsonschema import Draft202012Validator
 
+from agent.core.model import Rejection
+from agent.core.reasons import Reason
 from agent.core.status import ProgressReading
 from agent.telemetry.board import Board
 from agent.telemetry.metrics import Metrics
@@ -92,6 +95,53 @@ async def test_a_model_that_is_not_there_is_told_in_words(served, client):
     status, error = await get(client, f"{await served(board_with())}/status/nobody")
     assert status == 404
     schema("Error").validate(error)
+
+
+def refusing(board: Board, *entries: Rejection, error: tuple[Reason, str] | None = None) -> Board:
+    board.say(config=replace(board.config, digest="d" * 64, rejected=entries, error=error))
+    return board
+
+
+NO_MEMORY = Rejection("a", Reason.INVALID_MEMORY, "entry [0]: memory '4 gigs' is no quantity")
+
+
+async def test_a_rejected_model_is_answered_with_its_rejection(served, client):
+    status, model = await get(client, f"{await served(refusing(board_with(), NO_MEMORY))}/status/a")
+    schema("Explained").validate(model)
+    assert (status, model["ready"], model["reason"]) == (200, False, "InvalidMemory")
+    answer = model["explanation"]
+    assert "Nothing serves under this name" in answer["summary"]
+    assert answer["remedy"] == "Write it as Kubernetes does."
+    assert answer["refusal"]["message"] == NO_MEMORY.message
+
+
+async def test_a_rejected_model_that_serves_says_both(served, client):
+    _, model = await get(client, f"{await served(refusing(board_with(ready('a')), NO_MEMORY))}/status/a")
+    schema("Explained").validate(model)
+    assert (model["phase"], model["ready"], model["reason"]) == ("Ready", True, None)
+    assert model["explanation"]["summary"].startswith("Rejected: Entry [0]: memory '4 gigs' is no quantity.")
+    assert model["explanation"]["summary"].endswith("revision abababababab serves.")
+
+
+async def test_while_the_whole_document_is_refused_every_answer_says_so(served, client):
+    error = (Reason.CONFIG_REJECTED, "line 3 column 1: no JSON")
+    url = await served(refusing(board_with(ready("a")), error=error))
+    _, there = await get(client, f"{url}/status/a")
+    status, absent = await get(client, f"{url}/status/b")
+    _, document = await get(client, f"{url}/status")
+    schema("Explained").validate(there)
+    schema("Error").validate(absent)
+    schema("Status").validate(document)
+    assert there["explanation"]["refusal"]["whole"] is True
+    assert "accepted last" in there["explanation"]["summary"]
+    assert (status, "line 3" in absent["message"]) == (404, True)
+    assert absent["explanation"]["remedy"].startswith("Correct it")
+    assert document["config"]["explanations"]["ConfigRejected"]["remedy"].startswith("Correct it")
+
+
+async def test_a_page_is_continued_without_a_limit_too(served, client):
+    _, page = await get(client, f"{await served(board_with(*map(ready, 'abc')))}/status?continue=a")
+    assert ([model["name"] for model in page["models"]], page["continue"]) == (["b", "c"], None)
 
 
 async def test_pages_together_are_the_whole(served, client):
