@@ -17,7 +17,7 @@ _LONGEST_MESSAGE = 300
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """What was said of a model from `at` (Unix seconds) on; `left_out` counts what followed and is not kept."""
+    """What was said of a model from `at` (Unix seconds) on; `left_out` counts what came after and went."""
 
     at: float
     phase: Phase

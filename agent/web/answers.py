@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from agent.web.share import Share
+
 SMALL_BYTES = 1024
 INLINE_BYTES = 64 * 1024  # more than this is compressed on a thread
 _GZIP = 16 + zlib.MAX_WBITS
@@ -14,37 +16,55 @@ _REFUSED = re.compile(r"gzip\s*;\s*q=0(?:\.0{0,3})?\s*(?:,|$)")
 
 
 class Tagged:
-    """Answers with a JSON body that *make* gives, made and compressed once a *tag*.
+    """Answers with a JSON body that *make* gives, made and compressed once for each value of *tag*.
 
-    The last body is kept, and the last compressed one.
+    The last body is kept, and its compressed form. However many ask at once, each is made once; `packs`
+    counts how often bytes were compressed.
     """
 
-    def __init__(self) -> None:
-        self._body: tuple[object, bytes] = (None, b"")
-        self._packed: tuple[object, bytes] = (None, b"")
+    def __init__(self, share: Share) -> None:
+        self._share = share
+        self.packs = 0
+        self._key = ("", "")
+        self._body, self._packed = b"", b""
 
-    async def answer(self, request: web.Request, tag: str, make: Callable[[], bytes]) -> web.Response:
+    async def answer(
+        self, request: web.Request, tag: Callable[[], str], make: Callable[[], bytes]
+    ) -> web.Response:
         """Return 304 where the reader has it already, else the body."""
-        etag = f'W/"{tag}"'
-        headers = {"ETag": etag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
-        if knows(request.headers.get("If-None-Match", ""), etag):
-            return web.Response(status=304, headers=headers)
-        key = (tag, request.path_qs)
-        if self._body[0] != key:
-            self._body = (key, make())
-        body = self._body[1]
-        if len(body) > SMALL_BYTES and takes_gzip(request.headers.get("Accept-Encoding", "")):
-            headers["Content-Encoding"] = "gzip"
-            body = await self._pack(key, body)
+        now = tag()
+        if knows(request.headers.get("If-None-Match", ""), _etag(now)):
+            return web.Response(status=304, headers=_headers(now))
+        zipped = takes_gzip(request.headers.get("Accept-Encoding", ""))
+        async with self._share.turn():
+            if self._key != (tag(), request.path_qs):
+                await self._share.rested()
+                self._make(tag(), request.path_qs, make)
+            headers, body = _headers(self._key[0]), self._body
+            if zipped and len(body) > SMALL_BYTES:
+                headers["Content-Encoding"] = "gzip"
+                body = await self._pack()
         return web.Response(body=body, content_type="application/json", headers=headers)
 
-    async def _pack(self, key: object, body: bytes) -> bytes:
-        if self._packed[0] != key:
-            large = len(body) > INLINE_BYTES
-            packed = await asyncio.to_thread(pack, body) if large else pack(body)
-            self._packed = (key, packed)
-            return packed
-        return self._packed[1]
+    def _make(self, tag: str, path: str, make: Callable[[], bytes]) -> None:
+        with self._share.making():
+            self._key, self._body, self._packed = (tag, path), make(), b""
+
+    async def _pack(self) -> bytes:
+        if not self._packed:
+            self.packs += 1
+            with self._share.making():
+                large = len(self._body) > INLINE_BYTES
+                self._packed = await asyncio.to_thread(pack, self._body) if large else pack(self._body)
+        return self._packed
+
+
+def _etag(tag: str) -> str:
+    return f'W/"{tag}"'
+
+
+def _headers(tag: str) -> dict[str, str]:
+    return {"ETag": _etag(tag), "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
 
 
 def pack(body: bytes) -> bytes:

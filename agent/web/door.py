@@ -1,4 +1,4 @@
-"""The way in to the status port: how many may stand in it, how long one may take to ask (fault X6).
+"""The way in to the status port: how many may stand in it, how slowly one may ask and take (fault X6).
 
 Whoever is slow or comes with a thousand others is put out; who asks and goes, as probes do, gets in.
 """
@@ -10,10 +10,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class DoorLimits:
-    """Connections at once, and seconds in which a request's head has to be there whole."""
+    """Connections at once, and seconds in which a request's head has to be there whole.
+
+    While an answer does not fit the line, `taken_bytes` of it have to be taken each `take_seconds`.
+    """
 
     connections: int = 128
     head_seconds: float = 10.0
+    take_seconds: float = 30.0
+    taken_bytes: int = 32 * 1024
 
 
 class Door:
@@ -43,12 +48,13 @@ class Door:
 
 
 class _Guest(asyncio.Protocol):
-    """One connection: hands everything on, and watches how long the head of a request takes."""
+    """One connection: hands everything on, and watches how long a request's head and an answer take."""
 
     def __init__(self, inner: asyncio.Protocol, door: Door) -> None:
         self._inner, self._door = inner, door
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._taking: asyncio.TimerHandle | None = None
         self._tail = b""
 
     def put_out(self) -> None:
@@ -79,14 +85,36 @@ class _Guest(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._stop()
+        self._taken()
         self._door.leave(self)
         self._inner.connection_lost(error)
 
     def pause_writing(self) -> None:
+        self._look_again()
         self._inner.pause_writing()
 
     def resume_writing(self) -> None:
+        self._taken()
         self._inner.resume_writing()
+
+    def _look_again(self) -> None:
+        assert self._transport is not None  # noqa: S101 - who is paused was connected
+        waiting = self._transport.get_write_buffer_size()
+        loop = asyncio.get_running_loop()
+        self._taking = loop.call_later(self._door.limits.take_seconds, self._look, waiting)
+
+    def _look(self, waited: int) -> None:
+        """Put out who has taken too little of what waited for it."""
+        assert self._transport is not None  # noqa: S101 - who is paused was connected
+        if waited - self._transport.get_write_buffer_size() < self._door.limits.taken_bytes:
+            self.put_out()
+        else:
+            self._look_again()
+
+    def _taken(self) -> None:
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
 
     def _begin(self) -> None:
         loop = asyncio.get_running_loop()

@@ -19,6 +19,9 @@ from agent.web.render import encoded
 PROBES = frozenset({"/healthz", "/readyz"})
 """What the kubelet asks; it has no token."""
 
+PAGE = frozenset({"/", "/page/{name}", "/favicon.ico"})
+"""The page's own files, which say nothing of the pod: the page itself asks its reader for the token."""
+
 MAX_TOKEN_BYTES = 64 * 1024
 _INSIDE = ("*.svc", "*.local", "*.localhost")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -37,8 +40,7 @@ def guard(hosts: Sequence[str] = (), token_file: Path | None = None) -> Middlewa
             return _refusal(
                 421, "MisdirectedRequest", "this Host is not served; name it by --status-allow-host"
             )
-        probe = request.path in PROBES and not request.query_string
-        if token_file is not None and not probe:
+        if token_file is not None and not _free(request):
             known = await asyncio.to_thread(token_of, token_file)
             given = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
             if known is None or not hmac.compare_digest(given.encode(), known.encode()):
@@ -48,6 +50,14 @@ def guard(hosts: Sequence[str] = (), token_file: Path | None = None) -> Middlewa
         return await handler(request)
 
     return keep
+
+
+def _free(request: web.Request) -> bool:
+    """Tell whether a request needs no token."""
+    resource = request.match_info.route.resource
+    if resource is not None and resource.canonical in PAGE:
+        return True
+    return request.path in PROBES and not request.query_string
 
 
 def host_is_safe(header: str, hosts: Sequence[str] = ()) -> bool:

@@ -16,6 +16,7 @@ from agent.web.events import EventStream
 from agent.web.journal import Journal
 from agent.web.pages import Pages
 from agent.web.render import Renderer, encoded
+from agent.web.share import Share
 from agent.web.waiting import Waiting, asked
 
 MAX_PAGE = 10_000
@@ -35,7 +36,8 @@ class StatusSite:
         self._journal = Journal(board)
         self._events = EventStream(self._journal, renderer)
         self._waiting = Waiting(board, self._journal)
-        self._tagged = Tagged()
+        self._share = Share()
+        self._tagged = Tagged(self._share)
         self._pages = Pages()
 
     def application(self) -> web.Application:
@@ -62,9 +64,10 @@ class StatusSite:
         limit, wanted = _limit(request), asked(request)
         extra: dict[str, object] = {}
         if wanted is not None:
-            extra["waited"] = await self._waiting.wait(*wanted)
+            extra["waited"] = await self._waiting.wait(*wanted, lambda: _is_there(request))
+        after = request.query.get("continue", "")
         return await self._tagged.answer(
-            request, self._tag(extra), lambda: self._document(limit, request.query.get("continue", ""), extra)
+            request, lambda: self._tag(extra), lambda: self._document(limit, after, extra)
         )
 
     def _document(self, limit: int | None, after: str, extra: dict[str, object]) -> bytes:
@@ -95,7 +98,10 @@ class StatusSite:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Answer with what Prometheus reads, as OpenMetrics where it is asked for."""
-        body, content_type = self._scrape(request.headers.get("Accept", ""))
+        async with self._share.turn():
+            await self._share.rested()
+            with self._share.making():
+                body, content_type = self._scrape(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def healthz(self, _: web.Request) -> web.Response:
@@ -112,10 +118,16 @@ class StatusSite:
 
     async def _let_go(self, _: web.Application) -> None:
         self._journal.close()
+        self._waiting.let_go()
 
     async def openapi(self, _: web.Request) -> web.Response:
         """Answer with the description of this interface."""
         return _json(resources.files("agent.web").joinpath("openapi.json").read_bytes())
+
+
+def _is_there(request: web.Request) -> bool:
+    """Tell whether who asked still holds the line."""
+    return request.transport is not None and not request.transport.is_closing()
 
 
 def _limit(request: web.Request) -> int | None:

@@ -6,6 +6,7 @@ was refused, or it is in force and no model of it is on its way: each is ready, 
 
 import asyncio
 import re
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -17,34 +18,58 @@ MOST_WAITING = 100
 LONGEST_SECONDS = 300.0
 DEFAULT_SECONDS = 30.0
 LOOK_SECONDS = 0.2  # between two looks at all models
+THERE_SECONDS = 2.0  # between two looks whether who asked is still there
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NUMBER = re.compile(r"[0-9]{1,3}")
 
 
 class Waiting:
-    """Who waits for a document."""
+    """Who waits for a document; `count` says how many do."""
 
     def __init__(self, board: Board, journal: Journal) -> None:
         self._board, self._journal = board, journal
-        self._waiting = 0
+        self.count = 0
+        self._bell = asyncio.Event()
+        board.watch(lambda *_: self._ring())
+        board.watch_head(self._ring)
+        board.watch_plans(self._ring)  # a document that changes nothing rings no other bell
 
-    async def wait(self, digest: str, seconds: float) -> bool:
-        """Wait until the document of *digest* was dealt with, at most *seconds*; whether it was."""
-        if self._waiting >= MOST_WAITING:
+    async def wait(self, digest: str, seconds: float, there: Callable[[], bool] = lambda: True) -> bool:
+        """Wait until the document of *digest* was dealt with, at most *seconds*; whether it was.
+
+        It ends soon after *there* has said that nobody listens any more.
+        """
+        if self.count >= MOST_WAITING:
             raise web.HTTPServiceUnavailable(
                 text=f"{MOST_WAITING} wait already", headers={"Retry-After": "30"}
             )
-        self._waiting += 1
+        self.count += 1
         try:
             async with asyncio.timeout(seconds):
-                while not (done := dealt_with(self._board, digest)) and not self._journal.closed:
-                    await self._journal.beyond(self._journal.position, seconds)
-                    await asyncio.sleep(LOOK_SECONDS)
+                while not (done := dealt_with(self._board, digest)) and not self._journal.closed and there():
+                    await self._rung()
                 return done
         except TimeoutError:
             return dealt_with(self._board, digest)
         finally:
-            self._waiting -= 1
+            self.count -= 1
+
+    def let_go(self) -> None:
+        """Have everybody look again; who has closed the journal before lets them go."""
+        self._ring()
+
+    async def _rung(self) -> None:
+        bell = self._bell
+        try:
+            async with asyncio.timeout(THERE_SECONDS):
+                await bell.wait()
+        except TimeoutError:
+            return
+        await asyncio.sleep(LOOK_SECONDS)
+
+    def _ring(self) -> None:
+        bell, self._bell = self._bell, asyncio.Event()
+        bell.set()
 
 
 def dealt_with(board: Board, digest: str) -> bool:

@@ -159,7 +159,8 @@ def test_a_refused_entry_says_what_serves_meanwhile():
     refusal = Refusal(Reason.INVALID_MEMORY, "memory '4 gigs' is no quantity")
     answer = explain(READY, told(READY), [], refusal)
     assert answer.summary == (
-        "Rejected: Memory '4 gigs' is no quantity. What was accepted before stays in force: revision 1 serves."
+        "Rejected: Memory '4 gigs' is no quantity. "
+        "What was accepted before stays in force: revision 1 serves."
     )
     assert answer.told is EXPLANATIONS[Reason.INVALID_MEMORY]
     assert answer.waits_for == "a corrected entry in models.json"

@@ -7,12 +7,17 @@ from dataclasses import replace
 
 import aiohttp
 import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.core.reasons import Reason
 from agent.core.status import Phase
 from agent.telemetry.board import Board
-from agent.web.answers import knows, takes_gzip
-from agent.web.waiting import dealt_with
+from agent.web.answers import INLINE_BYTES, Tagged, knows, takes_gzip
+from agent.web.journal import Journal
+from agent.web.share import Share
+from agent.web.waiting import THERE_SECONDS, Waiting, dealt_with
 from tests.web.boards import board_with, failed, moving, ready
 from tests.web.test_events import serving
 
@@ -115,3 +120,95 @@ async def test_what_cannot_be_waited_for_is_refused_in_words(client, query):
     async with serving(board_with()) as url, client.get(f"{url}/status?{query}") as answer:
         assert answer.status == 400
         assert (await answer.json())["message"]
+
+
+async def test_a_long_poll_ends_for_a_document_that_changes_nothing(client):
+    board = seen(board_with(ready("a")), DIGEST, planned=False)
+    async with serving(board) as url, asyncio.TaskGroup() as group, asyncio.timeout(5):
+        polling = group.create_task(client.get(f"{url}/status?wait={DIGEST}&timeout=60"))
+        await asyncio.sleep(0.1)
+        board.planned_digest = DIGEST  # the plan is made, and there is nothing to do
+        answer = await polling
+        assert (await answer.json())["waited"] is True
+
+
+@pytest.mark.looptime
+async def test_who_waits_and_hangs_up_gives_its_place_back():
+    board, there = board_with(), [True]
+    waiting = Waiting(board, Journal(board))
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(waiting.wait(DIGEST, 300.0, lambda: there[0]))
+        await asyncio.sleep(10)
+        assert waiting.count == 1
+        there[0] = False
+        await asyncio.sleep(THERE_SECONDS)
+        assert (waiting.count, await task) == (0, False)
+
+
+async def test_who_hangs_up_is_noticed(client):
+    board = board_with()
+    async with serving(board) as url:
+        with pytest.raises(TimeoutError):
+            await client.get(f"{url}/status?wait={DIGEST}", timeout=aiohttp.ClientTimeout(total=0.1))
+        board.say(config=replace(board.config, digest="other"))  # have it look
+        began = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - began < 2, "the agent must not wait for who is gone"
+
+
+class Worked:
+    """A clock that work and rest move on."""
+
+    def __init__(self):
+        self.now, self.rested = 0.0, 0.0
+
+    async def sleep(self, seconds):
+        self.now += seconds
+        self.rested += seconds
+
+
+@given(st.lists(st.floats(0.001, 2.0), min_size=1, max_size=30))
+def test_making_answers_takes_a_quarter_of_the_time_at_most(works):
+    async def all_of_them():
+        for work in works:
+            async with share.turn():
+                await share.rested()
+                with share.making():
+                    clock.now += work
+                if work > 1:
+                    with share.making():  # and compressing it
+                        clock.now += work
+        async with share.turn():
+            await share.rested()
+
+    clock = Worked()
+    share = Share(lambda: clock.now, clock.sleep)
+    asyncio.run(all_of_them())
+    assert clock.rested >= 3 * (clock.now - clock.rested) - 1e-6
+
+
+async def test_however_many_ask_at_once_it_is_made_and_packed_once(plain):
+    async def answer(request):
+        return await tagged.answer(request, lambda: "now", make)
+
+    def make():
+        made.append(1)
+        return b"x" * (INLINE_BYTES + 1)
+
+    made, tagged = [], Tagged(Share())
+    application = web.Application()
+    application.router.add_get("/", answer)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    packed = []
+
+    async def ask():
+        async with plain.get(url, headers={"Accept-Encoding": "gzip"}) as response:
+            packed.append(await response.read())
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(20):
+            group.create_task(ask())
+    await runner.cleanup()
+    assert (len(made), tagged.packs, len(packed), len(set(packed))) == (1, 1, 20, 1)

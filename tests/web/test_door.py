@@ -1,6 +1,8 @@
 """The status port under attack: rebinding browsers, strangers, slow and many connections (faults X5, X6)."""
 
 import asyncio
+import contextlib
+import socket
 from contextlib import asynccontextmanager
 
 import pytest
@@ -19,10 +21,14 @@ async def words(_):
 
 
 @asynccontextmanager
-async def serving(*, limits=None, **given):
+async def serving(*, limits=None, body=b"ok", **given):
+    async def much(_):
+        return web.Response(body=body)
+
     application = web.Application(middlewares=[guard(**given)])
-    for path in ("/status", "/healthz", "/readyz"):
+    for path in ("/status", "/healthz", "/readyz", "/", "/favicon.ico", "/page/{name}"):
         application.router.add_get(path, words)
+    application.router.add_get("/much", much)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     server = await asyncio.get_running_loop().create_server(Door(runner.server, limits), "127.0.0.1", 0)
@@ -163,3 +169,62 @@ async def _ends(reader, seconds=5):
             return await reader.read() is not None
     except ConnectionError:
         return True
+
+
+async def asked_for_much(url, *, window=16_384):
+    """Ask for a large answer over a line that holds little; return who has to read it."""
+    line = socket.socket()
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+    line.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(line, ("127.0.0.1", port_of(url)))
+    reader, writer = await asyncio.open_connection(sock=line, limit=window)
+    writer.write(b"GET /much HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    return reader, writer
+
+
+async def test_who_takes_its_answer_too_slowly_is_put_out_though_nobody_else_comes():
+    limits = DoorLimits(take_seconds=0.1)
+    async with serving(limits=limits, body=b"x" * 8_000_000) as url:
+        reader, writer = await asked_for_much(url)
+        assert await reader.readexactly(100)
+        writer.transport.pause_reading()
+        await asyncio.sleep(0.6)  # the reader that takes nothing
+        writer.transport.resume_reading()
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await asyncio.wait_for(reader.readexactly(8_000_000), 5)
+            pytest.fail("the whole answer came all the same")
+        writer.close()
+
+
+async def test_who_takes_its_answer_bit_by_bit_gets_all_of_it():
+    limits = DoorLimits(take_seconds=0.1, taken_bytes=1)
+    async with serving(limits=limits, body=b"x" * 3_000_000) as url:
+        reader, writer = await asked_for_much(url)
+        await reader.readuntil(b"\r\n\r\n")
+        left = 3_000_000
+        while left:
+            left -= len(await asyncio.wait_for(reader.read(200_000), 5))
+        writer.close()
+
+
+@pytest.mark.parametrize("path", ["/", "/page/page.js", "/favicon.ico"])
+async def test_the_page_comes_without_a_token_and_what_it_shows_does_not(client, tmp_path, path):
+    (tmp_path / "token").write_text(SECRET)
+    async with serving(token_file=tmp_path / "token") as url:
+        async with client.get(url + path) as answer:
+            assert answer.status == 200
+        async with client.get(url + "/status") as answer:
+            assert answer.status == 401
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/page/../status", "/page/%2e%2e/status", "//status", "/healthz/../status", "/page/x/../../status"],
+)
+async def test_no_spelling_of_a_path_gets_round_the_token(tmp_path, path):
+    (tmp_path / "token").write_text(SECRET)
+    async with serving(token_file=tmp_path / "token") as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(url))
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert b" 401 " in await asyncio.wait_for(reader.readline(), 5)
+        writer.close()
