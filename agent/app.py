@@ -73,7 +73,9 @@ class Sidecar:
             ServerWord(settings.server_url or f"http://127.0.0.1:{settings.component_port}"),
             MemoryWord(settings.budget_bytes),
         )
-        self.board.rules = RulesWord(settings.update_policy, settings.default_model_memory)
+        self.board.rules = RulesWord(
+            settings.update_policy, settings.default_model_memory, settings.max_removal
+        )
         self.metrics = Metrics(self.board, self._clock.now)
         self.address: tuple[str, int] | None = None
 

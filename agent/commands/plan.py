@@ -8,6 +8,7 @@ import asyncio
 import io
 import json
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.app import Providers
-from agent.commands.status import agent_url, ask
+from agent.commands.status import Asked, agent_url, token_headers
 from agent.controller.documents import DocumentError, load_documents
 from agent.controller.files import render_files
 from agent.core import words
@@ -28,7 +29,7 @@ from agent.core.flagvalues import memory
 from agent.core.modelconfig import ConfigError, desired_state
 from agent.core.plan import Rules
 from agent.core.preview import Change, Preview, Size, Verb, preview
-from agent.core.seen import Seen, seen_of
+from agent.core.seen import Seen, default_memory_of, seen_of
 from agent.core.uri import redacted, scheme_of
 from agent.settings import UsageError, no_more
 
@@ -52,9 +53,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--inference-service", help="which parent's models of those in the files")
     parser.add_argument("--url", help="a running agent's status port; without it nothing is there yet")
+    parser.add_argument(
+        "--token-file", help="file with the agent's bearer token [MODELAGENT_STATUS_TOKEN_FILE]"
+    )
     parser.add_argument("--memory-budget", help="a quantity or none [default: the agent's]")
-    parser.add_argument("--default-model-memory", default="0", help="what a model without memory counts")
-    parser.add_argument("--update-policy", choices=("availability", "resource"), default="availability")
+    parser.add_argument(
+        "--default-model-memory", help="what a model without memory counts [default: the agent's]"
+    )
+    parser.add_argument(
+        "--update-policy", choices=("availability", "resource"), help="[default: the agent's]"
+    )
     parser.add_argument("--allowed-roots", default="/", help="folders that file:// may read [default /]")
     parser.add_argument("--no-listing", action="store_true", help="do not ask the storage for sizes")
     parser.add_argument("--all", action="store_true", help="show the models that stay as they are too")
@@ -65,13 +73,15 @@ def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str
     """Show it."""
     no_more("plan", rest)
     raw = _document(given)
+    budget = _quantity("--memory-budget", given.memory_budget)
+    default = _quantity("--default-model-memory", given.default_model_memory)
     try:
-        found = asyncio.run(_foretell(given, raw, environ))
+        found = asyncio.run(_foretell(given, raw, environ, (budget, default)))
     except ConfigError as error:
         sys.stderr.write(f"{error.reason}: {error.message}\n")
         return REFUSED
-    if found is None:
-        sys.stderr.write(f"{given.url} does not answer as an agent: is it running, and is --url right?\n")
+    except _UnreadableAgentError as error:
+        sys.stderr.write(f"{given.url} {error}\n")
         return REFUSED
     if given.json:
         print(json.dumps(_as_json(found), indent=2))  # noqa: T201 - what was asked for
@@ -80,21 +90,56 @@ def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str
     return REFUSED if found.refused else CHANGES if found.anything else NOTHING
 
 
-async def _foretell(given: argparse.Namespace, raw: bytes, environ: Mapping[str, str]) -> Preview | None:
-    default = memory(given.default_model_memory) or 0
-    seen = Seen()
-    if given.url is not None:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
-            _, document = await ask(session, agent_url(given.url, environ), "/status")
-        if document is None or "models" not in document:
-            return None
-        seen = seen_of(document, desired_state(raw, None, default_memory_bytes=default).models)
-    desired = desired_state(raw, seen.wanted, default_memory_bytes=default)
-    budget = seen.budget_bytes if given.memory_budget is None else memory(given.memory_budget)
+class _UnreadableAgentError(Exception):
+    """The agent gives no /status that can be read; the words say what to do."""
+
+
+def _quantity(flag: str, text: str | None) -> int | None:
+    """Return the bytes of a flag, None for `none` or where it is not given. Raises UsageError."""
+    try:
+        return memory(text) if text is not None else None
+    except ValueError as error:
+        raise UsageError(f"model-agent plan: {flag}: {text!r} {error}") from error
+
+
+async def _foretell(
+    given: argparse.Namespace,
+    raw: bytes,
+    environ: Mapping[str, str],
+    quantities: tuple[int | None, int | None],
+) -> Preview:
+    budget, default = quantities
+    document = await _status(given, environ) if given.url is not None else None
+    try:
+        if default is None:
+            default = default_memory_of(document) if document is not None else 0
+        first = desired_state(raw, None, default_memory_bytes=default)
+        seen = seen_of(document, first.models, time.time()) if document is not None else Seen()
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _UnreadableAgentError(
+            f"answers with a /status that cannot be read ({type(error).__name__}: {error}); "
+            "is it an agent of another release?"
+        ) from error
+    desired = desired_state(raw, seen.wanted, default_memory_bytes=default, max_removal=seen.max_removal)
+    if given.memory_budget is None:
+        budget = seen.budget_bytes
+    step_aside = seen.step_aside if given.update_policy is None else given.update_policy == "resource"
     missing = {spec.storage_uri for spec in desired.models.values()} - seen.observed.stored.keys()
     sizes = {} if given.no_listing else await _sizes(missing, given.allowed_roots, environ)
-    rules = Rules(budget, step_aside=given.update_policy == "resource")
+    rules = Rules(budget, step_aside=step_aside)
     return preview(desired, seen.observed, holds=seen.holds, rules=rules, sizes=sizes)
+
+
+async def _status(given: argparse.Namespace, environ: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return what the agent says. Raises _UnreadableAgentError."""
+    url, headers = agent_url(given.url, environ), token_headers(given.token_file, environ)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30), headers=headers) as session:
+        document = await Asked(session, url, "/status").again()
+    if document is None:
+        raise _UnreadableAgentError("does not answer as an agent: is it running, and is --url right?")
+    if "models" not in document:
+        raise _UnreadableAgentError(f"does not tell its status: {document.get('message', document)}")
+    return document
 
 
 async def _sizes(uris: Iterable[str], roots: str, environ: Mapping[str, str]) -> dict[str, Size]:
@@ -160,6 +205,7 @@ def _as_json(found: Preview) -> dict[str, Any]:
                 "memoryBytes": change.memory_bytes,
                 "reason": change.reason,
                 "message": change.message,
+                "nextTrySeconds": change.next_try_seconds,
             }
             for change in found.changes
         ],
@@ -196,7 +242,10 @@ def _amounts(change: Change) -> Text:
 
 
 def _why(change: Change) -> str:
-    return ": ".join(part for part in (change.reason, change.message) if part)
+    why = ": ".join(part for part in (change.reason, change.message) if part)
+    if change.next_try_seconds is not None:
+        why += f"; tried again in {words.duration(change.next_try_seconds)}"
+    return why
 
 
 def _sum(found: Preview) -> str:

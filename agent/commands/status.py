@@ -16,8 +16,9 @@ from rich.live import Live
 from rich.text import Text
 
 from agent.settings import UsageError, no_more
-from agent.telemetry.views import document_view, model_view
+from agent.telemetry.views import document_view, error_view, model_view
 
+API_VERSION = "model-agent/v1"
 DEFAULT_URL = "http://127.0.0.1:9082"
 ALL_READY, SOMETHING_FAILED, UNREACHABLE = 0, 1, 2
 LOOK_SECONDS = 0.5
@@ -43,10 +44,10 @@ def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str
     """Show it."""
     no_more("status", rest)
     url = agent_url(given.url, environ)
-    return asyncio.run(_show(given, url, _headers(given.token_file, environ)))
+    return asyncio.run(_show(given, url, token_headers(given.token_file, environ)))
 
 
-def _headers(given: str | None, environ: Mapping[str, str]) -> dict[str, str]:
+def token_headers(given: str | None, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the header with the token, if one is named. Raises UsageError where it cannot be read."""
     file = given or environ.get("MODELAGENT_STATUS_TOKEN_FILE")
     if not file:
@@ -71,62 +72,103 @@ async def _show(given: argparse.Namespace, url: str, headers: Mapping[str, str])
     path = "/status" + (f"/{quote(given.name, safe='')}" if given.name else "")
     timeout = aiohttp.ClientTimeout(total=10)
     async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
+        asked = Asked(session, url, path)
         if given.watch:
-            return await _watch(session, url, path, as_json=given.json)
-        code, document = await ask(session, url, path)
+            return await _watch(asked, as_json=given.json)
+        document = await asked.again()
         if document is None:
             sys.stderr.write(f"{url} does not answer as an agent: is it running, and is --url right?\n")
         elif given.json:
             print(json.dumps(document, indent=2))  # noqa: T201 - what was asked for
         else:
             Console().print(_view(document))
-        return code
+        return exit_code(document)
 
 
-async def _watch(session: aiohttp.ClientSession, url: str, path: str, *, as_json: bool) -> int:
+async def _watch(asked: "Asked", *, as_json: bool) -> int:
     """Show it again and again, through restarts of the agent; ends with Ctrl-C only."""
     console = Console()
     if as_json or not console.is_terminal:
         said: object = object()
         while True:
-            _, document = await ask(session, url, path)
+            document = await asked.again()
             if document != said:
                 said = document
                 print(json.dumps(document), flush=True)  # noqa: T201 - what was asked for
             await asyncio.sleep(LOOK_SECONDS)
     with Live(console=console, refresh_per_second=4, screen=True) as live:
         while True:
-            _, document = await ask(session, url, path)
+            document = await asked.again()
             rows = max(console.height - _HEAD_ROWS, 3)
-            gone = Text(f"{url} does not answer; asking again", style="red")
+            gone = Text(f"{asked.url} does not answer; asking again", style="red")
             live.update(gone if document is None else _view(document, rows))
             await asyncio.sleep(LOOK_SECONDS)
 
 
-async def ask(session: aiohttp.ClientSession, url: str, path: str) -> tuple[int, dict[str, Any] | None]:
-    """Return the exit code and the document; None where no agent answers."""
+class Asked:
+    """An agent that is asked for one document again and again; it sends it only where it has changed."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, path: str) -> None:
+        self.url = url
+        self._session, self._path = session, path
+        self._etag: str | None = None
+        self._document: dict[str, Any] | None = None
+
+    async def again(self) -> dict[str, Any] | None:
+        """Return the document as it is now; None where no agent answers."""
+        headers = {"If-None-Match": self._etag} if self._etag else {}
+        try:
+            async with self._session.get(self.url + self._path, headers=headers) as answer:
+                if answer.status == 304:
+                    return self._document
+                document = await answer.json()
+        except (aiohttp.ClientError, TimeoutError, ValueError):
+            self._etag = self._document = None
+            return None
+        self._etag = answer.headers.get("ETag")
+        self._document = document if _of_an_agent(document) else None
+        return self._document
+
+
+def _of_an_agent(document: object) -> bool:
+    """Tell whether a document is a status, a model or an error of ours, and not somebody else's JSON."""
+    if not isinstance(document, dict):
+        return False
+    if "models" in document:
+        return document.get("apiVersion") == API_VERSION
+    return {"reason", "message"} <= document.keys() and "apiVersion" not in document
+
+
+def exit_code(document: Mapping[str, Any] | None) -> int:
+    """Return how a document, the one model, or nobody's answer ends the command."""
+    if document is None:
+        return UNREACHABLE
     try:
-        async with session.get(url + path) as answer:
-            document = await answer.json()
-    except (aiohttp.ClientError, TimeoutError, ValueError):
-        return UNREACHABLE, None
-    if not isinstance(document, dict) or not {"reason", "apiVersion"} & document.keys():
-        return UNREACHABLE, None
-    return (ALL_READY if all_ready(document) else SOMETHING_FAILED), document
+        return ALL_READY if all_ready(document) else SOMETHING_FAILED
+    except (KeyError, TypeError):
+        return UNREACHABLE
 
 
 def all_ready(document: Mapping[str, Any]) -> bool:
-    """Tell whether everything of a document, or the one model, is ready and up to date."""
+    """Tell whether everything of a document, or the one model, is ready, up to date and not refused."""
     if "models" not in document:
-        return document.get("reason") is None and document.get("ready") is True
+        refusal = (document.get("explanation") or {}).get("refusal")
+        return document.get("reason") is None and document.get("ready") is True and refusal is None
     config = document["config"]
     fine = config["error"] is None and not config["rejected"]
     return fine and all(model["reason"] is None for model in document["models"])
 
 
 def _view(document: Mapping[str, Any], rows: int | None = None) -> RenderableType:
-    if "models" in document:
-        return document_view(document, time.time(), rows)
-    if "phase" not in document:
-        return Text(str(document.get("message", document)), style="red")
-    return model_view(document, time.time())
+    now = time.time()
+    try:
+        if "models" in document:
+            return document_view(document, now, rows)
+        if "phase" in document:
+            return model_view(document, now)
+        return error_view(document, now)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        words = (
+            f"the answer is none of an agent of this release ({type(error).__name__}: {error}); see --json"
+        )
+        return Text(words, style="red")

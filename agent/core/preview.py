@@ -31,7 +31,8 @@ class Verb(StrEnum):
 class Change:
     """One model. `verbs` in their order; `fetch_bytes` None where unknown; `memory_bytes` after minus before.
 
-    `reason` and `message` tell why it waits or is refused.
+    `reason` and `message` tell why it waits or is refused, `next_try_seconds` when a step that failed is
+    tried again, None where it waits for something else than a time.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Change:
     memory_bytes: int = 0
     reason: Reason | None = None
     message: str | None = None
+    next_try_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,11 @@ class Preview:
 
     @property
     def anything(self) -> bool:
-        """Whether anything would change."""
-        return any(set(change.verbs) - {Verb.KEEP, Verb.WAIT, Verb.REFUSE} for change in self.changes)
+        """Whether anything would change, or is going to be tried again."""
+        return any(
+            set(change.verbs) - {Verb.KEEP, Verb.WAIT, Verb.REFUSE} or change.next_try_seconds is not None
+            for change in self.changes
+        )
 
     @property
     def refused(self) -> bool:
@@ -95,7 +100,7 @@ class _World:
         match action:
             case Fetch():
                 uri = action.spec.storage_uri
-                self._stored[uri] = StoredRevision(uri, Revision(f"of {uri}"), 0, 0.0)
+                self._stored[uri] = StoredRevision(uri, Revision(f"of {uri}"), 0, 0.0, action.spec.sha256)
             case Load():
                 spec = action.spec
                 told = Told(action.revision, action.uri, spec.framework, spec.memory_bytes, confirmed=True)
@@ -116,9 +121,7 @@ def preview(
     *sizes* are what listings told of the URIs that are not on disk; a URI that is in none is of unknown size.
     """
     held = {
-        (Step.FETCH, name, spec.storage_uri): Hold(
-            1, math.inf, size.reason, size.message or "", terminal=True
-        )
+        (Step.FETCH, name, spec.source): Hold(1, math.inf, size.reason, size.message or "", terminal=True)
         for name, spec in desired.models.items()
         if (size := sizes.get(spec.storage_uri)) is not None and size.reason is not None
     }
@@ -174,8 +177,14 @@ def _change(
         return Change(name, (*verbs, Verb.REFUSE), 0, after - before, size.reason, size.message)
     if verdict is not None and verdict.reason is not None and spec is not None:
         verb = Verb.REFUSE if verdict.reason is Reason.EXCEEDS_MEMORY_BUDGET else Verb.WAIT
-        return Change(name, (*verbs, verb), fetched, after - before, verdict.reason, _message(verdict))
+        why = verdict.reason, _message(verdict), _next_try(verdict)
+        return Change(name, (*verbs, verb), fetched, after - before, *why)
     return Change(name, verbs or (Verb.KEEP,), fetched, after - before)
+
+
+def _next_try(verdict: Verdict) -> float | None:
+    hold = verdict.hold
+    return hold.until if hold is not None and math.isfinite(hold.until) else None
 
 
 def _message(verdict: Verdict) -> str | None:

@@ -56,6 +56,7 @@ class RulesWord:
 
     update_policy: str = "availability"
     default_memory_bytes: int = 0
+    max_removal: int | None = None
 
 
 Watcher = Callable[[ModelName, ModelStatus | None], None]

@@ -1,6 +1,6 @@
 """/status documents as a person sees them in a terminal: the head, the table, one model with its answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +12,7 @@ from agent.core import words
 from agent.telemetry.table import STYLES, bar, detail, models_table
 
 BAR_CELLS = 30
+MOST_REJECTED = 5  # shown of the refused entries, so that the models are in sight
 _RESTING = frozenset({"Ready", "Unloading"})
 
 
@@ -40,30 +41,55 @@ def head_lines(document: Mapping[str, Any]) -> list[Text]:
             + Text(f"  {held} reserved, {words.size(memory['freeBytes'])} free")
         )
     lines.append(_config_line(config))
-    lines += [
-        Text(f"        {entry['name'] or '?'}: {entry['reason']}: {entry['message']}", style="red")
-        for entry in config["rejected"]
-    ]
-    lines.append(_counts(document["models"]))
+    lines += _refusals(config)
+    lines.append(_counts(document["models"], config))
     return lines
+
+
+def _refusals(config: Mapping[str, Any]) -> list[Text]:
+    """Return the first of the refused entries, how many more there are, and what to do about them."""
+    shown = config["rejected"][:MOST_REJECTED]
+    lines = [
+        Text(f"        {entry['name'] or '?'}: {entry['reason']}: {entry['message']}", style="red")
+        for entry in shown
+    ]
+    if len(config["rejected"]) > len(shown):
+        more = len(config["rejected"]) - len(shown)
+        lines.append(Text(f"        … and {more} more; --json has all", style="red"))
+    reasons = [config["error"]["reason"]] if config["error"] is not None else []
+    told = config.get("explanations", {})
+    asked = dict.fromkeys([*reasons, *(entry["reason"] for entry in shown)])
+    told_of = [(reason, told[reason]) for reason in asked if reason in told]
+    return [
+        *lines,
+        *(Text(f"        {reason}: {each['cause']} {each['remedy']}") for reason, each in told_of),
+    ]
 
 
 def _config_line(config: Mapping[str, Any]) -> Text:
     if config["error"] is not None:
-        return Text(f"config  {config['error']['reason']}: {config['error']['message']}", style="bold red")
+        last = (config["appliedDigest"] or "")[:12]
+        stays = f"; {last} goes on, which was accepted last" if last else ""
+        words_ = f"config  refused: {config['error']['reason']}: {config['error']['message']}{stays}"
+        return Text(words_, style="bold red")
+    if config["digest"] is None:
+        return Text(f"config  {config['path']} has not been read yet", style="yellow")
     digest = (config["appliedDigest"] or "none yet")[:12]
     refused = f", {len(config['rejected'])} refused" if config["rejected"] else ""
     return Text(f"config  {digest}  {config['accepted']} accepted{refused}")
 
 
-def _counts(models: Sequence[Mapping[str, Any]]) -> Text:
+def _counts(models: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Text:
     line = Text("models  ")
     counts: dict[str, int] = {}
     for model in models:
         counts[model["phase"]] = counts.get(model["phase"], 0) + 1
     for phase, count in counts.items():
         line += Text(f"{count} {phase}  ", style=STYLES.get(phase, ""))
-    return line if counts else line + Text("none")
+    if counts:
+        return line
+    unknown = config["error"] is not None or config["digest"] is None
+    return line + Text("none known" if unknown else "none are wanted")
 
 
 def model_view(model: Mapping[str, Any], now: float) -> RenderableType:
@@ -78,6 +104,13 @@ def model_view(model: Mapping[str, Any], now: float) -> RenderableType:
     return Group(*parts)
 
 
+def error_view(error: Mapping[str, Any], now: float) -> RenderableType:
+    """Return an error of the agent, with its explanation where it has one."""
+    message = Text(f"{error['reason']}: {error['message']}", style="red")
+    answer = error.get("explanation")
+    return message if answer is None else Group(message, _answer(answer, now))
+
+
 def _answer(answer: Mapping[str, Any], now: float) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
@@ -89,11 +122,15 @@ def _answer(answer: Mapping[str, Any], now: float) -> Table:
 
     row("why", answer["summary"])
     row("since", answer["since"] and f"{ago(answer['since'], now)} ({answer['since']})")
+    row("meaning", answer["meaning"])
     row("usual cause", answer["cause"])
     row("waits for", answer["waitsFor"])
     row("next", answer["nextStep"])
     row("next try", answer["nextTime"] and f"{ago(answer['nextTime'], now)} ({answer['nextTime']})")
     row("what to do", answer["remedy"])
+    _refusal_rows(answer, row)
+    for index, each in enumerate(answer["attempts"]):
+        row("" if index else "last tries", f"{ago(each['time'], now)}: {detail({**each, 'progress': None})}")
     memory = answer["memory"]
     if memory is not None:
         need, free, budget = (words.size(memory[key]) for key in ("needBytes", "freeBytes", "budgetBytes"))
@@ -103,6 +140,16 @@ def _answer(answer: Mapping[str, Any], now: float) -> Table:
         if memory["otherModels"]:
             row("", f"{words.size(memory['otherBytes']):>10}  {memory['otherModels']} more models")
     return grid
+
+
+def _refusal_rows(answer: Mapping[str, Any], row: Callable[[str, str | None], None]) -> None:
+    """Add what is refused of models.json, unless the answer is all about that."""
+    refusal = answer.get("refusal")
+    if refusal is not None:
+        what = "models.json" if refusal["whole"] else "its entry"
+        row("refused", f"{what}: {refusal['reason']}: {refusal['message']}")
+        if refusal["remedy"] != answer["remedy"]:
+            row("", f"{refusal['cause']} {refusal['remedy']}")
 
 
 def _conditions(model: Mapping[str, Any]) -> Table:
@@ -126,6 +173,8 @@ def _story(history: Sequence[Mapping[str, Any]], now: float) -> Table:
             Text(each["phase"], style=STYLES.get(each["phase"], "")),
             Text(detail({**each, "progress": None})),
         )
+        if each.get("leftOut"):
+            table.add_row("", "", Text(f"… {each['leftOut']} more, no longer kept", style="dim"))
     return table
 
 

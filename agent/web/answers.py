@@ -1,6 +1,7 @@
 """Bodies on their way out: ETag and If-None-Match (RFC 9110 §8.8.3, §13.1.2), gzip where it is taken."""
 
 import asyncio
+import hashlib
 import re
 import zlib
 from collections.abc import Callable
@@ -57,6 +58,14 @@ class Tagged:
                 large = len(self._body) > INLINE_BYTES
                 self._packed = await asyncio.to_thread(pack, self._body) if large else pack(self._body)
         return self._packed
+
+
+def tagged_by_content(request: web.Request, body: bytes) -> web.Response:
+    """Return 304 where the reader has this very body already, else the body."""
+    tag = hashlib.sha256(body).hexdigest()[:16]
+    if knows(request.headers.get("If-None-Match", ""), _etag(tag)):
+        return web.Response(status=304, headers=_headers(tag))
+    return web.Response(body=body, content_type="application/json", headers=_headers(tag))
 
 
 def _etag(tag: str) -> str:

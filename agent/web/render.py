@@ -162,6 +162,7 @@ class Renderer:
             "rules": {
                 "updatePolicy": self._board.rules.update_policy,
                 "defaultModelMemoryBytes": self._board.rules.default_memory_bytes,
+                "maxRemoval": self._board.rules.max_removal,
             },
             "server": {"url": uri.redacted(server.url), "protocol": server.protocol, "ready": server.ready},
             "memory": {
@@ -195,6 +196,7 @@ def _spec(spec: ModelSpec | None) -> dict[str, Any] | None:
         "storageUri": uri.redacted(spec.storage_uri),
         "framework": spec.framework,
         "memory": spec.memory,
+        "sha256": spec.sha256,
     }
 
 

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from agent.core.model import ModelName
 from agent.telemetry.board import Board
-from agent.web.answers import Tagged
+from agent.web.answers import Tagged, tagged_by_content
 from agent.web.events import EventStream
 from agent.web.journal import Journal
 from agent.web.pages import Pages
@@ -90,11 +90,11 @@ class StatusSite:
         name = request.match_info["name"]
         status = self._board.models.get(ModelName(name))
         if status is not None:
-            return _json(self._renderer.explained(status))
+            return tagged_by_content(request, self._renderer.explained(status))
         refusal = self._board.refusal_of(name)
         if refusal is None or refusal.whole:
             return _json(self._renderer.unknown(name), 404)
-        return _json(self._renderer.refused(name, refusal))
+        return tagged_by_content(request, self._renderer.refused(name, refusal))
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Answer with what Prometheus reads, as OpenMetrics where it is asked for."""

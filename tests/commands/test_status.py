@@ -1,13 +1,22 @@
 """`model-agent status` as a process against a status port: what it prints, and its exit codes."""
 
 import asyncio
+import fcntl
 import json
+import os
+import pty
+import re
+import struct
 import sys
+import termios
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
 from rich.console import Console
 
+from agent.core.model import Rejection
 from agent.core.reasons import Reason
 from agent.core.status import Phase, ProgressReading
 from agent.telemetry.views import ago, document_view, model_view
@@ -140,6 +149,119 @@ def test_every_reason_can_be_shown(reason):
 
 def vals(status):
     return [getattr(status, name) for name in type(status).__slots__]
+
+
+def refusing(board, *entries: Rejection, error=None):
+    board.say(config=replace(board.config, digest="d" * 64, rejected=entries, error=error))
+    return board
+
+
+NO_MEMORY = Rejection("a", Reason.INVALID_MEMORY, "entry [0]: memory '4 gigs' is no quantity")
+
+
+@pytest.mark.parametrize("there", [(), (ready("a"),)])
+async def test_a_rejected_model_is_explained_and_one(there):
+    async with serving(refusing(board_with(*there), NO_MEMORY)) as url:
+        code, out, _ = await status("--url", url, "a")
+    said = " ".join(out.split())
+    assert code == 1
+    assert "InvalidMemory: entry [0]: memory '4 gigs' is no quantity" in said
+    assert "Write it as Kubernetes does." in said
+    assert ("serves" if there else "Nothing serves") in said
+
+
+async def test_while_the_document_is_refused_it_is_told_why_and_what_to_do():
+    board = refusing(board_with(), error=(Reason.CONFIG_REJECTED, "line 3 column 1: no JSON"))
+    async with serving(board) as url:
+        whole, one = await status("--url", url), await status("--url", url, "a")
+    for code, out, _ in (whole, one):
+        assert code == 1
+        assert "line 3 column 1" in out
+        assert "what was accepted last stays in force" in " ".join(out.split())
+    assert "none are wanted" not in whole[1]
+
+
+def test_of_too_many_refused_entries_the_first_are_shown():
+    entries = [Rejection(f"m{n}", Reason.INVALID_MEMORY, "no quantity") for n in range(500)]
+    document = json.loads(Renderer(refusing(board_with(ready("z")), *entries), lambda at: at).document(["z"]))
+    text = rendered(document_view(document, 0.0, rows=5))
+    assert len(text.splitlines()) < 20
+    assert "… and 495 more" in text
+    assert " ".join(text.split()).count("Write it as Kubernetes does.") == 1
+
+
+def test_the_last_tries_are_shown_with_their_times_and_what_is_left_out():
+    moments = iter(range(1000))
+    board = board_with()
+    board._wall = lambda: float(next(moments))
+    for attempt in range(40):
+        board.post(moving("b", Phase.DOWNLOADING))
+        board.post(replace(failed("b"), attempts=attempt + 1, message=f"answer {attempt}"))
+    text = rendered(model_view(json.loads(Renderer(board, lambda at: at).explained(board.models["b"])), 80.0))
+    assert "1 min 20 s ago" in text, "the trouble's beginning"
+    assert "5 s ago: NotFound: answer 37" in text
+    assert "no longer kept" in text
+
+
+async def test_watching_in_a_terminal_draws_it_anew_and_asks_for_changes_only():
+    board = board_with(ready("a"), moving("b", Phase.DOWNLOADING))
+    half = ProgressReading(50 << 20, 100 << 20, 10.0 * (1 << 20), 5.0)
+    board.progress = {"s3://bucket/b": half}.get
+    answers = []
+
+    @web.middleware
+    async def noting(request, handler):
+        answer = await handler(request)
+        answers.append(answer.status)
+        return answer
+
+    async with serving(board, noting) as url, in_a_terminal("status", "--url", url, "--watch") as shown:
+        await shown("50 MiB of 100 MiB")
+        board.post(failed("b"))
+        await shown("NotFound: nothing is there")
+        before = len(answers)
+        async with asyncio.timeout(10):
+            while len(answers) < before + 2:
+                await asyncio.sleep(0.05)
+    assert answers[-1] == 304
+
+
+@asynccontextmanager
+async def in_a_terminal(*arguments):
+    """Run the command in a terminal of its own; yield how to wait until it shows some words."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 140, 0, 0))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "agent", *arguments, stdin=asyncio.subprocess.DEVNULL,
+        stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm", "COLUMNS": "140", "LINES": "40"},
+    )  # fmt: skip
+    os.close(theirs)
+    os.set_blocking(ours, False)
+    seen = bytearray()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(ours, lambda: seen.extend(read(ours)))
+
+    async def shown(words: str) -> None:
+        async with asyncio.timeout(20):
+            while words not in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode(errors="replace")):
+                assert process.returncode is None, seen.decode()
+                await asyncio.sleep(0.05)
+
+    try:
+        yield shown
+    finally:
+        loop.remove_reader(ours)
+        process.terminate()
+        await process.wait()
+        os.close(ours)
+        process._transport.close()
+
+
+def read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # the other side has gone
+        return b""
 
 
 def test_times_are_told_from_now():

@@ -1,6 +1,7 @@
 """What is foretold is what the planner would do."""
 
 import json
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from agent.core.model import DesiredState, ModelName, ModelSpec, Rejection, Revi
 from agent.core.plan import Rules
 from agent.core.preview import Size, Verb, preview
 from agent.core.reasons import Reason
-from agent.core.seen import EMPTY, Seen, seen_of
+from agent.core.seen import EMPTY, Seen, default_memory_of, seen_of
 from agent.web.render import Renderer
 from tests.core.states import DESIRED, OBSERVED
 from tests.web.boards import board_with, failed, ready
@@ -86,7 +87,7 @@ def document(*statuses) -> dict:
 
 
 def seen(desired: DesiredState, *statuses) -> Seen:
-    return seen_of(document(*statuses), desired.models)
+    return seen_of(document(*statuses), desired.models, 1e9 - 12)  # `failed` is tried again at 1e9
 
 
 def test_what_a_running_agent_has_already_is_kept():
@@ -112,6 +113,37 @@ def test_a_failure_that_the_agent_waits_over_is_not_foretold_to_succeed():
     found = ask(desired, have.observed, holds=have.holds)
     assert told(found) == {"b": ("wait",)}
     assert found.changes[0].reason is Reason.NOT_FOUND
+    assert found.changes[0].next_try_seconds == 12
+    assert found.anything, "the agent is going to try it again"
+
+
+def test_what_waits_for_memory_alone_is_nothing_to_do():
+    found = ask(wanted(a=("s3://b/a", 3), b=("s3://b/b", 3)), budget=2 * MIB)
+    assert not found.anything
+
+
+def test_a_declared_digest_that_is_served_is_kept():
+    spec = ModelSpec("s3://bucket/model", "sklearn", MIB, "1Mi", "a" * 64)
+    desired = DesiredState({ModelName("a"): spec})
+    assert told(ask(desired, seen(desired, replace(ready("a"), spec=spec)).observed)) == {"a": ("keep",)}
+
+
+def test_a_failed_fetch_of_a_declared_digest_is_waited_over():
+    spec = ModelSpec("s3://bucket/none", "sklearn", 0, None, "a" * 64)
+    desired = DesiredState({ModelName("b"): spec})
+    have = seen(desired, replace(failed("b"), spec=spec))
+    assert told(ask(desired, have.observed, holds=have.holds)) == {"b": ("wait",)}
+    lost = {"s3://bucket/none": Size(None, Reason.NOT_FOUND, "nothing")}
+    assert told(ask(desired, sizes=lost)) == {"b": ("refuse",)}
+
+
+def test_how_the_agent_was_set_up_is_read_and_an_older_agent_has_the_defaults():
+    document_ = document(ready("a"))
+    document_["rules"] = {"updatePolicy": "resource", "defaultModelMemoryBytes": 7, "maxRemoval": 3}
+    found = seen_of(document_, {}, 0.0)
+    assert (found.step_aside, found.max_removal, default_memory_of(document_)) == (True, 3, 7)
+    del document_["rules"]
+    assert (seen_of(document_, {}, 0.0).step_aside, default_memory_of(document_)) == (False, 0)
 
 
 def test_a_uri_shown_without_its_secrets_is_known_again():

@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from aiohttp import web
 
@@ -12,6 +13,7 @@ from agent.core.status import Phase, ProgressReading
 from agent.telemetry.board import Board, MemoryWord
 from agent.telemetry.metrics import Metrics
 from agent.web.events import MOST_MODELS, Bounds, EventStream
+from agent.web.guard import guard
 from agent.web.journal import Journal
 from agent.web.render import Renderer
 from agent.web.server import StatusSite
@@ -19,15 +21,22 @@ from tests.web.boards import board_with, failed, moving, ready
 
 
 @asynccontextmanager
-async def serving(board: Board):
+async def serving(board: Board, *middlewares, port: int = 0):
     site = StatusSite(board, Renderer(board, lambda at: at), lambda: True, Metrics(board, lambda: 0.0).scrape)
-    runner = web.AppRunner(site.application(), access_log=None)
+    application = site.application()
+    application.middlewares.extend(middlewares)
+    runner = web.AppRunner(application, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()
     try:
         yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
+
+
+def guarded(board: Board, token_file: Path):
+    """Serve as `serving` does, to who shows the token in the file."""
+    return serving(board, guard(token_file=token_file))
 
 
 async def told(answer) -> tuple[str, str | None, dict]:
