@@ -123,7 +123,7 @@ def parse_report(pod: Object, body: bytes) -> PodReport:
                 for item in config["rejected"]
                 if item["name"] is not None
             },
-            digest=config["appliedDigest"],
+            digest=config.get("plannedDigest"),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return _silent(pod, f"its agent's answer is not understood ({type(error).__name__})")

@@ -52,7 +52,10 @@ class ModelReport:
 
 @dataclass(frozen=True, slots=True)
 class PodReport:
-    """What one ready pod's agent answered; `problem` says why it did not. `digest` is what it applied."""
+    """What one ready pod's agent answered; `problem` says why it did not.
+
+    `digest` is that of the document from which it made what it says of its models.
+    """
 
     pod: str
     shard: int
@@ -94,19 +97,21 @@ class _Word:
 def serves(report: PodReport, model: TrainedModel, digest: str | None) -> bool:
     """Tell whether a pod serves what the model's object wants now.
 
-    The agent shows URIs without their query; where there is one, only the document's digest is proof.
+    What the agent shows must be the wanted spec, and not one that stays because the wanted one was
+    rejected. It shows URIs without their query; where there is one, the document's digest is asked too.
     """
     said = report.models.get(model.name)
     if said is None or not said.ready or not (said.current or said.reason is None):
         return False
     wanted = entry(model)
-    if digest is not None and report.digest == digest:
-        return True
-    plain = redacted(wanted.storage_uri)
-    return plain == wanted.storage_uri == said.storage_uri and (said.framework, said.memory) == (
+    shown = redacted(wanted.storage_uri)
+    if model.name in report.rejected or (said.storage_uri, said.framework, said.memory) != (
+        shown,
         wanted.framework,
         wanted.memory,
-    )
+    ):
+        return False
+    return shown == wanted.storage_uri or (digest is not None and report.digest == digest)
 
 
 def model_status(

@@ -20,14 +20,17 @@ MEMORY_PATTERN = (
     r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))"
     r"(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
 )
-TEXT_PATTERN = r"^[^\x00-\x1f\x7f]*$"
-URI_PATTERN = r"^[^\x00-\x20\x7f]*$"
+TEXT_PATTERN = r"^[\p{L}\p{M}\p{N}\p{P}\p{S} ]*$"
+"""What can be printed, as the API server reads it; `str.isprintable` says the same here."""
+URI_PATTERN = "^[^\\x00-\\x20\\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*$"
+"""No white space of Unicode and no control character, as the agent reads models.json."""
 MAX_NAME = 253
 MAX_PARENT = 63  # it is the value of a label, and part of the ConfigMap's name
 MAX_URI = 4096
 MAX_FRAMEWORK = 253
 MAX_MEMORY = 64
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _PREFIXES = tuple(f"{scheme}://" for scheme in TRAINED_MODEL_SCHEMES)
 
 
@@ -62,12 +65,14 @@ def faults(obj: Mapping[str, Any], old: Mapping[str, Any] | None = None) -> tupl
         "metadata.name": (model.name, None, MAX_NAME),
         "spec.inferenceService": (model.spec.inference_service, PARENT_PATTERN, MAX_PARENT),
         "spec.model.storageUri": (model.spec.model.storage_uri, URI_PATTERN, MAX_URI),
-        "spec.model.framework": (model.spec.model.framework, TEXT_PATTERN, MAX_FRAMEWORK),
+        "spec.model.framework": (model.spec.model.framework, None, MAX_FRAMEWORK),
     }
     if isinstance(model.spec.model.written, str):
         written["spec.model.memory"] = (model.spec.model.written, MEMORY_PATTERN, MAX_MEMORY)
     for field, (value, pattern, length) in written.items():
         found += _text_faults(field, value, pattern, length)
+    if not model.spec.model.framework.isprintable():
+        found.append(Fault("spec.model.framework", f"spec.model.framework does not match {TEXT_PATTERN}"))
     if not 0 < model.spec.model.memory.nanos <= MAX_INT64 * 10**9:
         shown = model.spec.model.written
         found.append(Fault("spec.model.memory", f"memory must be above 0 and at most 2^63-1, not {shown}"))
@@ -117,6 +122,8 @@ def _memory_change(name: str, written: str | int, old: Mapping[str, Any]) -> lis
 def _text_faults(field: str, value: str, pattern: str | None, length: int) -> list[Fault]:
     if len(value) > length:
         return [Fault(field, f"{field} has {len(value)} characters, more than {length}")]
+    if _SURROGATE.search(value):
+        return [Fault(field, f"{field} holds half of a surrogate pair, which is no character")]
     if pattern is not None and re.fullmatch(pattern[1:-1], value) is None:
         return [Fault(field, f"{field} does not match {pattern}")]
     return []

@@ -271,7 +271,6 @@ class Reconciler:
     def _post(self, observed: ObservedState, made: Plan) -> None:
         assert self._desired is not None  # noqa: S101 - a plan was made from it
         models, now = self._desired.models, self._clock.now()
-        self._board.planned_digest = self._desired.digest
         short = {
             name
             for name, verdict in made.verdicts.items()
@@ -285,7 +284,10 @@ class Reconciler:
         for name in self._board.models.keys() - models.keys() - leaving - self._busy.keys():
             self._board.drop(name)
             self._prints.pop(name, None)
-        self._board.say(memory=replace(self._board.memory, reserved_bytes=made.reserved_bytes))
+        self._board.say(
+            config=replace(self._board.config, planned_digest=self._desired.digest),
+            memory=replace(self._board.memory, reserved_bytes=made.reserved_bytes),
+        )
 
     def _refresh(self, name: ModelName, observed: ObservedState) -> None:
         """Post a model's status if anything that it is made of has changed."""

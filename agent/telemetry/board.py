@@ -21,7 +21,10 @@ log = logging.getLogger("agent.models")
 
 @dataclass(frozen=True, slots=True)
 class ConfigWord:
-    """The document: `digest` of what was seen, `applied_digest` of what is in force, `error` if refused."""
+    """The document: `digest` of what was seen, `applied_digest` of what is in force, `error` if refused.
+
+    `planned_digest` is that of the document from which the last plan, and so every model's word, was made.
+    """
 
     path: str
     digest: str | None = None
@@ -29,6 +32,7 @@ class ConfigWord:
     accepted: int = 0
     rejected: tuple[Rejection, ...] = ()
     error: tuple[Reason, str] | None = None
+    planned_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +70,9 @@ class Board:
     """The newest word on config, server, memory and every model; `version` grows with each change.
 
     `missing` tells what readiness still waits for, nothing once it is there. `turned_at` is the
-    monotonic time at which the reconciler last went round, `planned_digest` the document that its last
-    plan was made from. `histories` holds what happened to each model, bounded. `rules` do not change. `trace`
-    is told each word on a model (None: it is gone) and returns the trace that it belongs to.
+    monotonic time at which the reconciler last went round. `histories` holds what happened to each
+    model, bounded. `rules` do not change. `trace` is told each word on a model (None: it is gone) and
+    returns the trace that it belongs to.
     """
 
     def __init__(

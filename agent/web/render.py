@@ -151,6 +151,7 @@ class Renderer:
                 "path": config.path,
                 "digest": config.digest,
                 "appliedDigest": config.applied_digest,
+                "plannedDigest": config.planned_digest,
                 "accepted": config.accepted,
                 "rejected": [
                     {"name": entry.name, "reason": entry.reason, "message": entry.message}

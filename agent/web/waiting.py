@@ -79,7 +79,7 @@ def dealt_with(board: Board, digest: str) -> bool:
         return False
     if config.error is not None:
         return True
-    return board.planned_digest == digest and all(map(_rests, board.models.values()))
+    return config.planned_digest == digest and all(map(_rests, board.models.values()))
 
 
 def _rests(status: ModelStatus) -> bool:

@@ -1,5 +1,7 @@
 """The controller's reader against the agent's own status port, so that the two cannot drift apart."""
 
+from dataclasses import replace
+
 import aiohttp
 import pytest
 from aiohttp import web
@@ -46,12 +48,22 @@ async def test_what_the_agent_says_is_understood(agent, agents):
     board.say(config=ConfigWord("/p", "d1", "d0", 1, (rejected, Rejection(None, Reason.INVALID_NAME, "w"))))
     await agents.ask([there])
     report = agents.report(there)
-    assert (report.problem, report.digest) == (None, "d0")
+    assert (report.problem, report.digest) == (None, None)  # in force, and not planned yet
     assert report.rejected == {"r": ("InvalidMemory", "entry [2]: words")}
     assert (report.models["b"].phase, report.models["b"].reason) == ("Failed", "NotFound")
     assert serves(report, parse(trained_model("a", memory="1Mi")), None)
     assert not serves(report, parse(trained_model("a", "s3://b/other", "1Mi")), None)
     assert not serves(report, parse(trained_model("b")), None)
+
+
+async def test_the_document_that_counts_is_the_one_that_the_last_plan_was_made_from(agent, agents):
+    board, there = agent
+    board.say(config=ConfigWord("/p", "d2", "d2", 1, (), planned_digest="d1"))
+    await agents.ask([there])
+    assert agents.report(there).digest == "d1"
+    board.say(config=replace(board.config, planned_digest="d2"))  # a plan that changes nothing else is news
+    await agents.ask([there])
+    assert agents.report(there).digest == "d2"
 
 
 async def test_an_answer_that_did_not_change_is_not_news(agent, agents):

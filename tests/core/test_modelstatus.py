@@ -190,6 +190,28 @@ def test_a_bad_spec_is_stalled():
     assert told(status, "Stalled") == ("True", "InvalidSpec")
 
 
+@pytest.mark.parametrize(
+    "other",
+    [{"storage_uri": "s3://b/old"}, {"framework": "xgboost"}, {"memory": "2Gi"}, {"storage_uri": None}],
+)
+@pytest.mark.parametrize("digest", [None, "d0"])
+def test_a_spec_that_the_agent_does_not_show_is_not_served_whatever_document_it_has(other, digest):
+    status = status_of(pod(model=replace(READY, **other), digest=digest))
+    assert told(status, "Loaded")[0] == "False"
+    assert told(status, "Ready")[0] == "False"
+
+
+def test_what_the_agent_rejected_is_not_served_though_the_former_spec_is():
+    rejected = {"m": ("InvalidEntry", "words")}
+    status = status_of(pod(digest="d0", rejected=rejected))
+    assert told(status, "Loaded") == ("False", "InvalidEntry")
+    signed = parse(trained_model("m", "https://h/m?sig=2", "1Gi"))
+    shown = replace(READY, storage_uri="https://h/m")
+    assert (
+        told(status_of(pod(model=shown, digest="d0", rejected=rejected), model=signed), "Ready")[0] == "False"
+    )
+
+
 def test_status_only_says_loaded_alone():
     condition = loaded_condition(MODEL, [pod()], 7)
     assert (condition.type, condition.status, condition.observed_generation) == ("Loaded", "True", 7)

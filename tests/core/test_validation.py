@@ -1,6 +1,9 @@
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
+from agent.core.modelconfig import desired_state
+from agent.core.placement import document
 from agent.core.trainedmodel import parse
 from agent.core.validation import faults
 from tests.core.trainedmodels import ANY, GOOD, trained_model
@@ -15,6 +18,23 @@ def test_good_objects_have_no_fault_also_as_their_own_update(obj):
 def test_what_has_no_fault_can_be_read(obj):
     if not faults(obj):
         assert parse(obj).spec.model.memory.nanos > 0
+
+
+SPACES = "\x85\xa0\u1680\u2003\u2028\u202f\u205f\u3000"
+ODD_TEXT = st.text(st.characters() | st.sampled_from(SPACES + "\u200b\u202e\ufeff\xad\ue000"), max_size=8)
+
+
+@given(st.builds(trained_model, uri=ODD_TEXT.map(lambda text: f"s3://b/{text}"), framework=ODD_TEXT) | ANY)
+def test_what_has_no_fault_is_an_entry_that_every_agent_accepts(obj):
+    if not faults(obj):
+        assert desired_state(document([parse(obj)]).encode(), None).rejected == ()
+
+
+@given(ODD_TEXT.filter(lambda text: not any("\ud800" <= char <= "\udfff" for char in text)))
+def test_what_the_agent_would_take_has_no_fault_for_its_characters(text):
+    obj = trained_model(uri=f"s3://b/{text}", framework=text)
+    if not desired_state(document([parse(obj)]).encode("utf-8", "replace"), None).rejected:
+        assert faults(obj) == ()
 
 
 # KServe's own words (kserve-contract §2.2)

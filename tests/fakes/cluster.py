@@ -51,7 +51,7 @@ class Agent:
             {
                 "apiVersion": "model-agent/v1",
                 "config": {"path": "/p", "digest": None, "accepted": 0, "rejected": [], "error": None,
-                           "appliedDigest": hashlib.sha256(text.encode()).hexdigest()},
+                           "plannedDigest": hashlib.sha256(text.encode()).hexdigest()},
                 "models": [self.model(entry) for entry in json.loads(text)],
             }
         )  # fmt: skip

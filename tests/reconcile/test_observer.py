@@ -44,4 +44,4 @@ async def test_each_outcome_is_told_once_with_its_time():
     await asyncio.wait([task])
     assert counting.outcomes == [(Failed, "Fetch", 1.0), (Succeeded, "Fetch", 1.0), (Succeeded, "Load", 1.0)]
     assert counting.plans >= 3
-    assert board.planned_digest == "d"
+    assert board.config.planned_digest == "d"

@@ -85,8 +85,8 @@ def test_tags_are_compared_weakly(asked, known):
 def seen(
     board: Board, digest: str, *, planned: bool = True, error: tuple[Reason, str] | None = None
 ) -> Board:
-    board.say(config=replace(board.config, digest=digest, error=error))
-    board.planned_digest = digest if planned else None
+    word = replace(board.config, digest=digest, error=error, planned_digest=digest if planned else None)
+    board.say(config=word)
     return board
 
 
