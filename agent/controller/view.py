@@ -78,7 +78,11 @@ class View:
             ),
             CONFIG_MAPS: Informer(client, CONFIG_MAPS, self.config_maps.changed, selector=ours),
             INFERENCE_SERVICES: Informer(
-                client, INFERENCE_SERVICES, self.inference_services.changed, keep=without_managed_fields
+                client,
+                INFERENCE_SERVICES,
+                self.inference_services.changed,
+                keep=without_managed_fields,
+                optional=True,
             ),
             DEPLOYMENTS: Informer(
                 client,

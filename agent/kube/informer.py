@@ -35,7 +35,10 @@ def unchanged(obj: Object) -> Object:
 
 
 class Informer:
-    """The copy. `present` is false while there is no such kind; `synced` is set after the first list.
+    """The copy. `synced` is set after the first list.
+
+    With *optional* a kind that the server never knew counts as one without objects, and `present` is
+    false meanwhile. Any other 404 changes nothing: what was read last stays.
 
     *changed* is called with the object before and after, None where there is none. *keep* makes the copy
     of an object smaller. *silence_seconds* and *pause_seconds* are for tests.
@@ -49,6 +52,7 @@ class Informer:
         *,
         selector: str | None = None,
         keep: Callable[[Object], Object] = unchanged,
+        optional: bool = False,
         silence_seconds: float = SILENCE_SECONDS,
         pause_seconds: float = _FIRST_PAUSE,
     ) -> None:
@@ -60,6 +64,7 @@ class Informer:
         self._changed = changed
         self._selector = selector
         self._keep = keep
+        self._optional = optional
         self._silence_seconds = silence_seconds
         self._first_pause = pause_seconds
         self._objects: dict[Key, Object] = {}
@@ -91,12 +96,14 @@ class Informer:
                 await self._watch(version)
             except ApiExpiredError:
                 continue  # the list that follows is bounded by the server's own rate
-            except ApiNotFoundError:
-                self._absent()
-                await asyncio.sleep(ABSENT_SECONDS)
             except AgentError as error:
+                if isinstance(error, ApiNotFoundError) and self._optional and self.lists == 0:
+                    self.present = False
+                    self.synced.set()
+                    await asyncio.sleep(ABSENT_SECONDS)
+                    continue
                 log.warning(
-                    "cannot read the cluster; trying again",
+                    "cannot read the cluster; what was read last stays, trying again",
                     extra={
                         "resource": self.resource.plural,
                         "reason": error.reason,
@@ -172,12 +179,6 @@ class Informer:
         self._gone[key_of(obj)] = obj
         if len(self._gone) > _TOMBSTONES:
             del self._gone[next(iter(self._gone))]
-
-    def _absent(self) -> None:
-        self.present = False
-        for key in list(self._objects):
-            self._changed(self._objects.pop(key), None)
-        self.synced.set()
 
 
 def _is_no_news(obj: Object, before: Object) -> bool:

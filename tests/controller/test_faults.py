@@ -60,6 +60,23 @@ async def test_o3_all_watches_break_while_everything_changes(cluster):
         await cluster.settle(controller)
 
 
+async def test_o3_a_server_that_knows_no_trained_models_for_a_while_takes_nothing_away(cluster):
+    cluster.server.put(trained_model("m"))
+    async with cluster.controller() as controller:
+        await cluster.until(lambda: cluster.ready("m"))
+        cluster.server.fail(404, times=1000, path="trainedmodels")
+        cluster.server.compact()
+        await cluster.server.drop()
+        await cluster.settle(controller)
+        assert cluster.models() == ["m"]
+    async with cluster.controller() as controller:  # nor after a restart
+        await cluster.until(
+            lambda: cluster.server.counted("list")["list", "serving.kserve.io", "trainedmodels"] > 3
+        )
+        assert not controller.view.ready
+        assert cluster.models() == ["m"]
+
+
 async def test_o4_a_conflict_is_read_again_and_our_fields_win_without_touching_others(cluster):
     cluster.server.put(trained_model("m"))
     cluster.server.fail(409, times=3, method="PATCH")

@@ -4,8 +4,9 @@ import contextlib
 import pytest
 
 from agent.kube.informer import Informer
-from agent.kube.resources import CONFIG_MAPS, TRAINED_MODELS
+from agent.kube.resources import CONFIG_MAPS, INFERENCE_SERVICES, TRAINED_MODELS
 from tests.core.trainedmodels import trained_model
+from tests.fakes.cluster import inference_service
 from tests.kube.test_client import config_map
 
 
@@ -111,10 +112,35 @@ async def test_a_server_in_trouble_is_asked_again(server, client, status):
         assert watched.names() == ["a"]
 
 
-async def test_a_kind_that_is_not_installed_is_an_empty_one(server, client):
-    del server.collections["serving.kserve.io/v1alpha1", "trainedmodels"]
-    async with watching(client) as watched:
+async def test_an_optional_kind_that_is_not_installed_is_an_empty_one(server, client):
+    del server.collections["serving.kserve.io/v1beta1", "inferenceservices"]
+    async with watching(client, INFERENCE_SERVICES, optional=True) as watched:
         assert (watched.names(), watched.informer.present) == ([], False)
+
+
+async def test_an_optional_kind_that_was_seen_is_not_taken_for_absent_any_more(server, client):
+    server.put(inference_service("p"))
+    async with watching(client, INFERENCE_SERVICES, optional=True) as watched:
+        server.fail(404, times=3, path="inferenceservices")
+        server.compact()
+        await server.drop()
+        server.put(inference_service("q"))
+        await watched.until(lambda: watched.names() == ["p", "q"])
+    assert (watched.informer.present, ("p", None) in watched.changes) == (True, False)
+
+
+async def test_a_needed_kind_that_is_not_found_is_never_taken_for_none(server, client, caplog):
+    server.put(trained_model("a"))
+    server.fail(404, times=2, path="trainedmodels")
+    async with watching(client) as watched:
+        assert watched.names() == ["a"]
+        server.fail(404, times=2, path="trainedmodels")
+        server.compact()
+        await server.drop()
+        server.put(trained_model("b"))
+        await watched.until(lambda: watched.names() == ["a", "b"])
+    assert ("a", None) not in watched.changes
+    assert "ApiNotFound" in {getattr(record, "reason", None) for record in caplog.records}
 
 
 async def test_an_older_reading_never_replaces_our_own_newer_write(server, client):

@@ -1,6 +1,7 @@
 """Accepts and refuses objects as an API server does that has the CRD: schema, then CEL rules.
 
-Patterns run in RE2, as they do there. CEL runs in celpy; `quantity()` and its methods, Kubernetes' own additions, come from agent.core.quantity.
+Patterns run in RE2, as they do there, CEL in celpy; `quantity()` and its methods, Kubernetes' own
+additions, come from agent.core.quantity.
 """
 
 import re
