@@ -36,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="beside KServe's own controller: add Loaded and events, write no ConfigMap",
     )
+    parser.add_argument(
+        "--take-over",
+        action="store_true",
+        help="KServe's TrainedModel controller is stopped for good: write the ConfigMaps that it wrote",
+    )
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     parser.add_argument("--log-format", choices=["auto", "json", "text"], default="auto")
 
@@ -50,7 +55,7 @@ def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str
         namespace=given.namespace,
         probe_host=given.probe_host,
         probe_port=given.probe_port,
-        settings=ControllerSettings(status_only=given.status_only),
+        settings=ControllerSettings(status_only=given.status_only, take_over=given.take_over),
     )
     try:
         return asyncio.run(_run(options, environ))

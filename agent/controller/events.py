@@ -1,12 +1,16 @@
 """Kubernetes Events on what changed for a model: one object a reason, its count growing."""
 
 import hashlib
-from collections.abc import Mapping
+import logging
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 from typing import Any
 
-from agent.core.controlplane import StatusWrite
+from agent.core.controlplane import Checked, StatusWrite
+from agent.core.errors import AgentError, TerminalError
 from agent.kube.client import ApiClient, ApiConflictError
 from agent.kube.resources import EVENTS, Object
+
+log = logging.getLogger("agent.controller")
 
 REPORTER = "model-agent-controller"
 _LONGEST = 1024
@@ -57,6 +61,44 @@ def event_of(write: StatusWrite, now: str) -> Object | None:
         "lastTimestamp": now,
         "count": 1,
     }
+
+
+class Unsent:
+    """Events that are still to be sent, by the uid of their model: one that fails goes with the next look.
+
+    They live in memory alone: a crash between a status and its event loses the event.
+    """
+
+    def __init__(self, send: Callable[[Object], Awaitable[None]]) -> None:
+        self._send = send
+        self._events: dict[str, list[Object]] = {}
+
+    def add(self, uid: str, event: Object | None) -> None:
+        """Have *event* sent; a model has few, since each is a change of its status."""
+        if event is not None:
+            self._events[uid] = [*self._events.get(uid, [])[-3:], event]
+
+    async def send(self, models: Iterable[Checked]) -> list[AgentError]:
+        """Send those of *models*; return what failed and is kept. What is refused for good is dropped."""
+        problems: list[AgentError] = []
+        for uid in [str(item.obj["metadata"].get("uid", "")) for item in models]:
+            for event in list(self._events.get(uid, ())):
+                try:
+                    await self._send(event)
+                except TerminalError as error:
+                    log.warning("an event is refused", extra={"error_message": error.message})
+                except AgentError as error:
+                    problems.append(error)
+                    continue
+                self._events[uid].remove(event)
+            if not self._events.get(uid, True):
+                del self._events[uid]
+        return problems
+
+    def forget(self, uids: Container[object]) -> None:
+        """Drop those of models that are gone."""
+        for uid in [uid for uid in self._events if uid not in uids]:
+            del self._events[uid]
 
 
 async def emit(client: ApiClient, event: Object) -> None:

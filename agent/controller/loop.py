@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import aiohttp
 
 from agent.controller.agents import Agents
-from agent.controller.events import emit, event_of
+from agent.controller.events import Unsent, emit, event_of
 from agent.controller.queue import Queue
 from agent.controller.view import View
 from agent.core.configmaps import config_map_name
@@ -25,10 +25,12 @@ from agent.core.controlplane import (
     decide,
     decide_status_only,
     lay_out,
+    needs_digest,
     parent_of,
 )
 from agent.core.errors import AgentError, RetryableError, TerminalError
 from agent.core.parents import PARENT_LABEL
+from agent.core.placement import Refusal
 from agent.core.reasons import Reason
 from agent.core.trainedmodel import KSERVE_FINALIZER
 from agent.kube.client import ApiClient, ApiConflictError, ApiNotFoundError
@@ -44,10 +46,12 @@ _CONFLICT_PAUSE = 0.05  # what is new is on its way to us already
 class ControllerSettings:
     """`status_only` writes the Loaded condition and events alone, beside KServe's own controller.
 
+    `take_over` makes ours the lists that KServe's controller wrote before this process started.
     Agents are asked every `settled_seconds`, and every `unsettled_seconds` while something is on its way.
     """
 
     status_only: bool = False
+    take_over: bool = False
     workers: int = 4
     writes_at_once: int = 16
     unsettled_seconds: float = 2.0
@@ -94,6 +98,8 @@ class Controller:
         self._writes = asyncio.Semaphore(settings.writes_at_once)
         self._unsettled: set[Key] = set()
         self._wrote: dict[str, tuple[Any, Any]] = {}
+        self._taken_over = _instant(utc()) if settings.take_over else None
+        self._told = Unsent(lambda event: self._write(lambda: emit(client, event)))
 
     @property
     def quiet(self) -> bool:
@@ -135,45 +141,72 @@ class Controller:
 
     async def _look(self, key: Key) -> None:
         """Do everything that is to be done for one parent now."""
-        reading = self.view.reading(key)
-        now = self._utc().isoformat(timespec="seconds").replace("+00:00", "Z")
+        now = _instant(self._utc())
+        reading, failed = await self._with_unknown_maps(self.view.reading(key))
+        reading = replace(reading, taken_over=self._taken_over)
         layout = None
         if not self._settings.status_only:
-            reading = await self._with_unknown_maps(reading)
             layout = lay_out(reading)
-            for obj in layout.config_maps:
-                await self._write_map(obj, reading)
+            for number, obj in layout.config_maps.items():
+                if number not in failed:
+                    await self._write_map(number, obj, reading, failed)
         unasked = [pod for pod in self.view.ready_pods(key) if self._agents.report(pod) is None]
         if unasked:
             await self._agents.ask(unasked)
             self._queue.ring(key)  # and say nothing of what is not known yet
             return
-        decision = decide_status_only(reading, now) if layout is None else decide(reading, layout, now)
+        told = {number: Refusal(error.reason, error.message) for number, error in failed.items()}
+        decision = decide_status_only(reading, now) if layout is None else decide(reading, layout, now, told)
         (self._unsettled.add if decision.unsettled else self._unsettled.discard)(key)
-        problems = await self._write_each(decision, now)
+        problems = [*failed.values(), *await self._write_each(decision, now)]
+        problems += await self._told.send(reading.models)
         if problems:
-            raise problems[0]
+            raise min(problems, key=lambda error: isinstance(error, TerminalError))
 
-    async def _with_unknown_maps(self, reading: Reading) -> Reading:
-        """Add the ConfigMaps that are there without our label: KServe makes them, and labels get lost."""
+    async def _with_unknown_maps(self, reading: Reading) -> tuple[Reading, dict[int, AgentError]]:
+        """Add the ConfigMaps that are there without our label: KServe makes them, and labels get lost.
+
+        Returns also why some may not be read: those are not written either.
+        """
         parent = parent_of(reading)
-        if parent is None or not parent.multi_model:
-            return reading
+        needed = not self._settings.status_only or any(map(needs_digest, reading.models))
+        if parent is None or not parent.multi_model or not needed:
+            return reading, {}
         found = dict(reading.config_maps)
+        failed: dict[int, AgentError] = {}
         for number in parent.shards.keys() - found.keys():
             try:
                 name = config_map_name(reading.name, number)
                 found[number] = await self._client.get(CONFIG_MAPS, reading.namespace, name)
             except ApiNotFoundError:
                 continue
-        return replace(reading, config_maps=found)
+            except TerminalError as error:
+                failed[number] = error
+        return replace(reading, config_maps=found), failed
 
-    async def _write_map(self, obj: Object, reading: Reading) -> None:
-        name = obj["metadata"]["name"]
-        before = next((m for m in reading.config_maps.values() if m["metadata"]["name"] == name), None)
+    async def _write_map(
+        self, number: int, obj: Object, reading: Reading, failed: dict[int, AgentError]
+    ) -> None:
+        """Write one list; what is not a passing trouble goes into *failed*, for the models to tell."""
+        before = reading.config_maps.get(number)
         fence = {} if before is None else {"resourceVersion": version_of(before)}
         fenced = {**obj["metadata"], **fence}
-        written = await self._write(lambda: self._client.apply(CONFIG_MAPS, {**obj, "metadata": fenced}))
+        name = obj["metadata"]["name"]
+        try:
+            written = await self._write(lambda: self._client.apply(CONFIG_MAPS, {**obj, "metadata": fenced}))
+        except ApiConflictError:
+            raise
+        except TerminalError as error:
+            failed[number] = error
+            return
+        except RetryableError as error:
+            if (
+                isinstance(error, NotLeadingError)
+                or self._queue.failures((reading.namespace, reading.name)) < 2
+            ):
+                raise
+            failed[number] = error
+            return
         self.view.note(CONFIG_MAPS, written)
         log.info(
             "wrote the list of models",
@@ -197,7 +230,7 @@ class Controller:
                 group.create_task(guarded(self._write_status(write, now)))
             for obj in decision.finalizers:
                 group.create_task(guarded(self._release(obj)))
-        return sorted(problems, key=lambda error: isinstance(error, TerminalError))
+        return problems
 
     async def _write_status(self, write: StatusWrite, now: str) -> None:
         metadata = write.obj["metadata"]
@@ -208,9 +241,7 @@ class Controller:
         written = await self._write(lambda: self._put_status(write, wanted))
         self._wrote[uid] = (_timeless(wanted), written.get("status"))
         self.view.note(TRAINED_MODELS, written)
-        event = event_of(write, now)
-        if event is not None:
-            await self._write(lambda: emit(self._client, event))
+        self._told.add(uid, event_of(write, now))
 
     async def _put_status(self, write: StatusWrite, wanted: dict[str, Any]) -> Object:
         obj, metadata = write.obj, write.obj["metadata"]
@@ -263,6 +294,7 @@ class Controller:
         uids = {obj["metadata"].get("uid") for key in parents for obj in self.view.models.of(key)}
         for uid in [uid for uid in self._wrote if uid not in uids]:
             del self._wrote[uid]
+        self._told.forget(uids)
 
     def _pod_said(self, pod: Object) -> None:
         metadata = pod["metadata"]
@@ -276,6 +308,10 @@ class Controller:
             "a parent could not be brought up to date; trying again",
             extra={"namespace": key[0], "parent": key[1], **told},
         )
+
+
+def _instant(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _timeless(status: dict[str, Any]) -> Any:

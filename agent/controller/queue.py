@@ -41,6 +41,10 @@ class Queue:
         jitter = random.uniform(0.5, 1.0)  # noqa: S311 - jitter
         self.ring(key, retry_after_seconds if retry_after_seconds is not None else pause * jitter)
 
+    def failures(self, key: Key) -> int:
+        """Return how often *key* failed since it last succeeded."""
+        return self._failures.get(key, 0)
+
     def succeeded(self, key: Key) -> None:
         """Forget earlier failures of *key*."""
         self._failures.pop(key, None)

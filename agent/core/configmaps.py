@@ -59,24 +59,32 @@ def needs_writing(desired: Mapping[str, Any], observed: Mapping[str, Any] | None
     theirs = observed.get("metadata", {})
     ours = desired["metadata"]
     labels = theirs.get("labels") or {}
-    owners = theirs.get("ownerReferences") or []
+    owners = _owners(theirs)
     return (
         (observed.get("data") or {}).get(DATA_KEY) != desired["data"][DATA_KEY]
         or any(labels.get(key) != value for key, value in ours["labels"].items())
-        or any(owner not in owners for owner in ours.get("ownerReferences", ()))
+        or not all(any(own.items() <= other.items() for other in owners) for own in _owners(ours))
     )
 
 
-def foreign_writer(observed: Mapping[str, Any] | None) -> str | None:
+def _owners(metadata: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    owners: Sequence[Mapping[str, Any]] = metadata.get("ownerReferences") or ()
+    return owners
+
+
+def foreign_writer(observed: Mapping[str, Any] | None, taken_over: str | None = None) -> str | None:
     """Return the field manager of KServe's own controller where it wrote the list of models, else None.
 
-    The empty list is what KServe's InferenceService controller creates, and is nobody's decision.
+    The empty list is what KServe's InferenceService controller creates, and is nobody's decision. What
+    was written until *taken_over* (RFC 3339, UTC, as the API server writes it) counts no more.
     """
     if observed is None or (observed.get("data") or {}).get(DATA_KEY) in {None, "", EMPTY}:
         return None
     for entry in observed.get("metadata", {}).get("managedFields") or ():
         owned = (entry.get("fieldsV1") or {}).get("f:data") or {}
-        if entry.get("manager") in KSERVE_MANAGERS and f"f:{DATA_KEY}" in owned:
+        if entry.get("manager") not in KSERVE_MANAGERS or f"f:{DATA_KEY}" not in owned:
+            continue
+        if taken_over is None or str(entry.get("time", "")) > taken_over:
             return str(entry["manager"])
     return None
 

@@ -7,10 +7,12 @@ reading gives an empty one. A crash between any two writes is only another readi
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from agent.core.configmaps import DATA_KEY, config_map, foreign_writer, listed_models, needs_writing
 from agent.core.model import ModelName
+from agent.core.model import ModelSpec as Entry
 from agent.core.modelstatus import (
     PodReport,
     loaded_condition,
@@ -18,12 +20,11 @@ from agent.core.modelstatus import (
     model_status,
     refused_status,
     same_status,
-    stalled,
     timed,
     with_times,
 )
 from agent.core.parents import Parent, read_parent
-from agent.core.placement import Placement, place
+from agent.core.placement import Placement, Refusal, entry, place
 from agent.core.quantity import parse_quantity
 from agent.core.reasons import Reason
 from agent.core.trainedmodel import (
@@ -42,15 +43,17 @@ from agent.core.validation import Fault, faults
 
 Object = Mapping[str, Any]
 _NOWHERE = Placement({}, {}, {}, {}, {})
+_NOTHING: Mapping[int, Refusal] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A stored TrainedModel, read once: what is wrong with it, and the model, a shell of one if need be."""
+    """A stored TrainedModel, read once: what is wrong with it, and the model; a shell if not `readable`."""
 
     obj: Object
     model: TrainedModel
     faults: tuple[Fault, ...]
+    readable: bool = True
 
     @property
     def is_going(self) -> bool:
@@ -60,14 +63,25 @@ class Checked:
 
 def check(obj: Object) -> Checked:
     """Read a stored object, whatever its shape."""
-    return Checked(obj, _shell(obj), faults({**obj, "status": None}))
+    try:
+        model, readable = parse(obj), True
+    except UnreadableObjectError:
+        model, readable = _shell(obj), False
+    return Checked(obj, model, faults({**obj, "status": None}), readable)
+
+
+def needs_digest(item: Checked) -> bool:
+    """Tell whether agents do not show all of a model's URI, so that the stored document has to be read."""
+    uri = item.model.spec.model.storage_uri
+    return redacted(uri) != uri
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """All that concerns one parent: the objects as they are stored, and what its ready pods' agents say.
 
-    `models` are the TrainedModels that name it; `config_maps` its ConfigMaps by shard.
+    `models` are the TrainedModels that name it; `config_maps` its ConfigMaps by shard. Lists that KServe's
+    controller wrote until `taken_over`, a time in RFC 3339, are ours all the same.
     """
 
     namespace: str
@@ -78,6 +92,7 @@ class Reading:
     services: Sequence[Object] = ()
     config_maps: Mapping[int, Object] = field(default_factory=dict)
     reports: Sequence[PodReport] = ()
+    taken_over: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +128,7 @@ class Layout:
     placement: Placement
     foreign: Mapping[int, str]
     digests: Mapping[int, str]
-    config_maps: Sequence[Object]
+    config_maps: Mapping[int, Object]
 
 
 def parent_of(reading: Reading) -> Parent | None:
@@ -124,7 +139,7 @@ def parent_of(reading: Reading) -> Parent | None:
 def lay_out(reading: Reading) -> Layout:
     """Decide which model is listed where, and which ConfigMaps are to be written for that."""
     parent = parent_of(reading)
-    writers = {number: foreign_writer(obj) for number, obj in reading.config_maps.items()}
+    writers = {n: foreign_writer(obj, reading.taken_over) for n, obj in reading.config_maps.items()}
     foreign = {number: manager for number, manager in writers.items() if manager is not None}
     placement, maps = _NOWHERE, {}
     if parent is not None and parent.multi_model:
@@ -138,16 +153,21 @@ def lay_out(reading: Reading) -> Layout:
         placement=placement,
         foreign=foreign,
         digests={number: _digest(obj) for number, obj in maps.items()},
-        config_maps=[
-            obj
+        config_maps={
+            number: obj
             for number, obj in maps.items()
             if number not in foreign and needs_writing(obj, reading.config_maps.get(number))
-        ],
+        },
     )
 
 
-def decide(reading: Reading, layout: Layout, now: str) -> Decision:
-    """Decide what to say of each model. *now* is the time for conditions that change, RFC 3339."""
+def decide(reading: Reading, layout: Layout, now: str, failed: Mapping[int, Refusal] = _NOTHING) -> Decision:
+    """Decide what to say of each model. *now* is the time for conditions that change, RFC 3339.
+
+    *failed* says of shards why their ConfigMap could not be read or written.
+    """
+    foreign = {n: Refusal(Reason.FOREIGN_WRITER, _foreign_words(who)) for n, who in layout.foreign.items()}
+    withheld = foreign | dict(failed)
     writes: list[StatusWrite] = []
     for item in reading.models:
         if item.is_going:
@@ -159,11 +179,8 @@ def decide(reading: Reading, layout: Layout, now: str) -> Decision:
             status = refused_status(item.model, Reason.INVALID_SPEC, words)
         else:
             status = model_status(
-                item.model, layout.parent, layout.placement, reading.reports, layout.digests
+                item.model, layout.parent, layout.placement, reading.reports, layout.digests, withheld
             )
-            manager = layout.foreign.get(layout.placement.homes.get(item.model.name, -1))
-            if manager is not None:
-                status = stalled(status, Reason.FOREIGN_WRITER, _foreign_words(manager))
         before = item.model.status
         writes.append(StatusWrite(item.obj, with_times(status, before, now), before))
     return Decision(
@@ -184,12 +201,17 @@ def decide_status_only(reading: Reading, now: str) -> Decision:
     """
     writes = []
     unsettled = False
+    stored = reading.config_maps.get(0)
+    listed = listed_models(stored)
     for item in reading.models:
-        if item.is_going or item.faults:
+        if item.is_going or not item.readable:
             continue
         model = item.model
         generation = model.metadata.get("generation")
-        loaded = timed(loaded_condition(model, reading.reports, generation), model.status, now)
+        theirs = listed.get(ModelName(model.name)) == entry(model)
+        digest = _digest(stored) if stored is not None and theirs else None
+        condition = loaded_condition(model, reading.reports, generation, digest)
+        loaded = timed(condition, model.status, now)
         before = model.status.condition("Loaded") if model.status is not None else None
         unsettled |= loaded.status != "True"
         if before is None or _without_generation(before) != _without_generation(loaded):
@@ -205,47 +227,51 @@ def _without_generation(item: Condition) -> tuple[str, str, str]:
     return item.status, item.reason, item.message
 
 
-def _last_good(obj: Object, reading: Reading) -> list[TrainedModel]:
-    """Return the model as its ConfigMap still lists it: a spec that became bad takes nothing away (law 2)."""
-    name = ModelName(obj["metadata"]["name"])
-    for config in reading.config_maps.values():
-        spec = listed_models(config).get(name)
-        if spec is not None:
-            memory = spec.memory or "0"
-            model = ModelSpec(spec.storage_uri, spec.framework, parse_quantity(memory), memory)
-            return [TrainedModel(obj["metadata"], TrainedModelSpec(reading.name, model))]
-    return []
+def _as_listed(metadata: Object, parent: str, spec: Entry) -> TrainedModel:
+    """Return a model as a ConfigMap still lists it: a bad spec, or one without room, takes nothing."""
+    memory = spec.memory or "0"
+    model = ModelSpec(spec.storage_uri, spec.framework, parse_quantity(memory), memory)
+    return TrainedModel(metadata, TrainedModelSpec(parent, model))
 
 
 def _shell(obj: Object) -> TrainedModel:
-    """Return a model for an object that may not be readable: enough for a status."""
-    try:
-        return parse(obj)
-    except UnreadableObjectError:
-        status = obj.get("status")
-        plain = {
-            "apiVersion": obj["apiVersion"],
-            "kind": obj["kind"],
-            "metadata": obj["metadata"],
-            "spec": {"inferenceService": "", "model": {"storageUri": "", "framework": "", "memory": 0}},
-        }
-        known = parse(plain)
-        parsed = parse_status(status) if isinstance(status, Mapping) else None
-        return TrainedModel(known.metadata, known.spec, parsed)
+    """Return a model for an object that is not readable: enough for a status."""
+    status = obj.get("status")
+    plain = {
+        "apiVersion": obj["apiVersion"],
+        "kind": obj["kind"],
+        "metadata": obj["metadata"],
+        "spec": {"inferenceService": "", "model": {"storageUri": "", "framework": "", "memory": 0}},
+    }
+    known = parse(plain)
+    parsed = parse_status(status) if isinstance(status, Mapping) else None
+    return TrainedModel(known.metadata, known.spec, parsed)
 
 
 def _place(parent: Parent, reading: Reading) -> Placement:
     here = [item for item in reading.models if not item.is_going]
     live = [item.model for item in here if not item.faults]
-    kept = [model for item in here if item.faults for model in _last_good(item.obj, reading)]
     listed: dict[str, set[int]] = {}
-    for number, obj in reading.config_maps.items():
-        for name in listed_models(obj):
+    entries: dict[str, Entry] = {}
+    for number, obj in sorted(reading.config_maps.items()):
+        for name, spec in listed_models(obj).items():
             listed.setdefault(name, set()).add(number)
-    stored = {
-        number: hashlib.sha256(str((obj.get("data") or {}).get(DATA_KEY)).encode()).hexdigest()
-        for number, obj in reading.config_maps.items()
+            entries.setdefault(name, spec)
+    kept = [
+        _as_listed(item.obj["metadata"], reading.name, entries[item.model.name])
+        for item in here
+        if item.faults and item.model.name in entries
+    ]
+    former = {
+        model.name: _as_listed(model.metadata, reading.name, entries[model.name])
+        for model in live
+        if model.name in entries and entries[model.name] != entry(model)
     }
+    for model in live:
+        told = model.status.extra.get("shard") if model.status is not None else None
+        if model.name not in listed and type(told) is int:
+            listed[model.name] = {told}  # its list was deleted or spoilt; its status remembers
+    stored = {number: _digest(obj) for number, obj in reading.config_maps.items()}
     loaded = {
         (model.name, number)
         for model in live
@@ -253,17 +279,18 @@ def _place(parent: Parent, reading: Reading) -> Placement:
         for number in listed[model.name]
         if loaded_on(number, model, reading.reports, stored)
     }
-    return place([*live, *kept], parent.shards, listed, loaded)
+    return place([*live, *kept], parent.shards, listed, loaded, former)
 
 
 def _digest(obj: Object) -> str:
-    return hashlib.sha256(obj["data"][DATA_KEY].encode()).hexdigest()
+    return hashlib.sha256(str((obj.get("data") or {}).get(DATA_KEY)).encode()).hexdigest()
 
 
 def _foreign_words(manager: str) -> str:
     return (
         f"the ConfigMap is written by the field manager {manager!r}, which is KServe's own controller; it is "
-        "left alone: run this controller with --status-only, or stop the other"
+        "left alone: run this controller with --status-only; or stop the other, then start this one once "
+        "with --take-over"
     )
 
 

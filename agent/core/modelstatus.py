@@ -8,6 +8,7 @@ condition against Ready (design §8.16).
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from agent.core.parents import Parent, predict_path
@@ -28,7 +29,10 @@ OUR_CONDITIONS = frozenset(
         "Stalled",
     }
 )
-OUR_FIELDS = frozenset({"url", "address", "observedGeneration", "loaded", "replicas", "shard"})
+PRUNED_FIELDS = frozenset({"loaded", "replicas", "shard"})
+"""What KServe's CRD does not have, and so does not keep."""
+OUR_FIELDS = frozenset({"url", "address", "observedGeneration"}) | PRUNED_FIELDS
+_NOTHING: Mapping[int, Refusal] = MappingProxyType({})
 _SERVICE_MESSAGE = "Inference Service needs to be ready before Trained Model can be ready"
 _PREDICTOR_MESSAGE = "Inference Service predictor is not configured for multi-model serving"
 
@@ -120,21 +124,29 @@ def model_status(
     placement: Placement,
     reports: Sequence[PodReport],
     digests: Mapping[int, str],
+    withheld: Mapping[int, Refusal] = _NOTHING,
 ) -> TrainedModelStatus:
     """Say what is true of *model*. Times are left out: `with_times` takes them from the status before.
 
     *digests* is the digest of each shard's document, *reports* those of the parent's ready pods.
+    *withheld* says why a shard's ConfigMap was not written.
     """
     generation = model.metadata.get("generation")
+    if model.name in placement.stale:
+        digests = {}  # those are of documents that do not say what is wanted
     number = serving_shard(model, placement, reports, digests)
     words = [_word(report, model, digests.get(number)) for report in reports if report.shard == number]
     replicas = _replicas(words)
-    conditions = [
-        *_kserve_conditions(parent, number, placement, model.name),
-        _loaded(words, replicas, listed=model.name in placement.homes),
-    ]
+    home = placement.homes.get(model.name)
+    refusal = withheld.get(home) if home is not None else None
+    many = parent is not None and len(parent.shards) > 1
+    loaded = _loaded(words, replicas, listed=home is not None, shard=number if many else None)
+    if refusal is not None and loaded.status != "True":
+        loaded = _false("Loaded", refusal.reason, refusal.message)
+    conditions = [*_kserve_conditions(parent, number, placement, model.name), loaded]
     conditions.append(ready_condition(conditions))
-    conditions += _progress(conditions, words)
+    needs_user = refusal is not None or any(word.kind == "failed" for word in words)
+    conditions += _progress(conditions, needs_user=needs_user)
     shard = parent.shards.get(number) if parent is not None else None
     path = predict_path(parent.protocol, model.name) if parent is not None else ""
     return TrainedModelStatus(
@@ -147,7 +159,7 @@ def model_status(
         extra={
             "loaded": f"{replicas.loaded}/{replicas.desired}",
             "replicas": replicas.to_json(),
-            "shard": number,
+            **({"shard": number} if home is not None else {}),
         },
     )
 
@@ -165,22 +177,22 @@ def refused_status(model: TrainedModel, reason: Reason, message: str) -> Trained
     )
 
 
-def stalled(status: TrainedModelStatus, reason: Reason, message: str) -> TrainedModelStatus:
-    """Add that the user has to act, in place of what else was said of progress."""
-    kept = [item for item in status.conditions if item.type not in {"Reconciling", "Stalled"}]
-    generation = status.observed_generation
-    kept.append(Condition("Stalled", "True", reason, message, observed_generation=generation))
-    return replace(status, conditions=tuple(sorted(kept, key=lambda item: item.type)))
-
-
 def same_status(desired: Mapping[str, Any], observed: Mapping[str, Any]) -> bool:
-    """Tell whether a stored status says what we would write, apart from what others say there."""
+    """Tell whether a stored status says what we would write, apart from what others say there.
+
+    KServe's own CRD drops the fields that are ours alone; where none of them is there, the rest counts.
+    """
     theirs = observed.get("conditions")
     listed = theirs if isinstance(theirs, list) else []
     said = [item for item in listed if isinstance(item, Mapping) and item.get("type") in OUR_CONDITIONS]
-    return said == desired["conditions"] and all(
-        desired.get(key) == observed.get(key) for key in OUR_FIELDS | desired.keys() - {"conditions"}
-    )
+    wanted, fields = list(desired["conditions"]), OUR_FIELDS | desired.keys() - {"conditions"}
+    pruned = not (PRUNED_FIELDS & observed.keys() or any("observedGeneration" in item for item in said))
+    if pruned:
+        fields -= PRUNED_FIELDS
+        wanted = [
+            {key: value for key, value in item.items() if key != "observedGeneration"} for item in wanted
+        ]
+    return said == wanted and all(desired.get(key) == observed.get(key) for key in fields)
 
 
 def serving_shard(
@@ -214,10 +226,12 @@ def timed(item: Condition, before: TrainedModelStatus | None, now: str) -> Condi
     return replace(item, last_transition_time=old.last_transition_time if old is not None and kept else now)
 
 
-def loaded_condition(model: TrainedModel, reports: Sequence[PodReport], generation: int | None) -> Condition:
+def loaded_condition(
+    model: TrainedModel, reports: Sequence[PodReport], generation: int | None, digest: str | None
+) -> Condition:
     """Return the Loaded condition alone, for `--status-only` beside KServe's own controller."""
-    words = [_word(report, model, None) for report in reports]
-    return replace(_loaded(words, _replicas(words), listed=True), observed_generation=generation)
+    words = [_word(report, model, digest) for report in reports]
+    return replace(_loaded(words, _replicas(words), listed=True, shard=None), observed_generation=generation)
 
 
 def ready_condition(conditions: Collection[Condition]) -> Condition:
@@ -279,14 +293,15 @@ def _replicas(words: Collection[_Word]) -> Replicas:
     return Replicas(len(words), kinds["loaded"], kinds["failed"], kinds["unknown"])
 
 
-def _loaded(words: Sequence[_Word], replicas: Replicas, *, listed: bool) -> Condition:
-    count = f"loaded on {replicas.loaded} of {replicas.desired} replicas"
+def _loaded(words: Sequence[_Word], replicas: Replicas, *, listed: bool, shard: int | None) -> Condition:
+    where = "" if shard is None else f" of shard {shard}"
+    count = f"loaded on {replicas.loaded} of {replicas.desired} replicas{where}"
     if not listed:
         return _false(
             "Loaded", Reason.CONFIG_PENDING, "it is in no ConfigMap, so no agent is asked to load it"
         )
     if not words:
-        return Condition("Loaded", "Unknown", Reason.NO_READY_REPLICAS, "no replica is ready")
+        return Condition("Loaded", "Unknown", Reason.NO_READY_REPLICAS, f"no replica{where} is ready")
     if replicas.loaded == replicas.desired:
         return Condition("Loaded", "True", Reason.LOADED, count)
     worst = sorted(
@@ -299,17 +314,16 @@ def _loaded(words: Sequence[_Word], replicas: Replicas, *, listed: bool) -> Cond
     return Condition("Loaded", status, worst[0].reason, f"{count}; {told}{more}"[:MAX_MESSAGE])
 
 
-def _progress(conditions: Collection[Condition], words: Collection[_Word]) -> list[Condition]:
+def _progress(conditions: Collection[Condition], *, needs_user: bool) -> list[Condition]:
     """Say whether to wait or to act: Stalled where the user has to, Reconciling where time will do."""
     ready = next(item for item in conditions if item.type == "Ready")
     if ready.status == "True":
         return []
-    needs_user = {
+    never_by_itself = {
         Reason.IS_NOT_MMS_PREDICTOR,
         Reason.MEMORY_RESOURCE_NOT_AVAILABLE,
         Reason.CONFIG_TOO_LARGE,
         Reason.INFERENCE_SERVICE_NOT_FOUND,
     }
-    failed = any(word.kind == "failed" for word in words)
-    kind = "Stalled" if failed or ready.reason in needs_user else "Reconciling"
+    kind = "Stalled" if needs_user or ready.reason in never_by_itself else "Reconciling"
     return [Condition(kind, "True", ready.reason, ready.message)]

@@ -7,6 +7,7 @@ its shard is gone or too small; then both shards list it until the new one has i
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from agent.core.model import ModelName, ModelSpec
 from agent.core.modelconfig import to_document
@@ -20,6 +21,7 @@ MAX_CONFIG_BYTES = 1024 * 1024 - 4096
 
 MEMORY_MESSAGE = "Inference Service does not have enough memory resources for Trained Model"
 _NONE = Quantity(0, Format.BINARY_SI)
+_NOTHING: Mapping[str, TrainedModel] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class Placement:
     """`homes` tells each model's shard; `lists` what each shard's ConfigMap holds, moving copies included.
 
     `lingering` tells the other shards that list a model on the move. `refused` are in no list. `over` are
-    listed because they were before, though there is no room now.
+    listed because they were before, though there is no room now; `stale` of them with their former entry.
     """
 
     homes: Mapping[str, int]
@@ -43,6 +45,7 @@ class Placement:
     lingering: Mapping[str, Sequence[int]]
     refused: Mapping[str, Refusal]
     over: Mapping[str, Refusal]
+    stale: Collection[str] = ()
 
 
 def place(
@@ -50,28 +53,58 @@ def place(
     shards: Mapping[int, Shard],
     listed: Mapping[str, Collection[int]],
     loaded: Collection[tuple[str, int]],
+    former: Mapping[str, TrainedModel] = _NOTHING,
 ) -> Placement:
     """Decide the lists of all shards. *listed* tells where a name is now, *loaded* where it is served.
 
-    *loaded* needs to be right only for models that are listed twice.
+    *loaded* needs to be right only for models that are listed twice. *former* is what the lists say of
+    those that now want something else; where that has no room, the former entry stays.
     """
     rooms = {number: _Room(shard) for number, shard in sorted(shards.items())}
     ordered = sorted(models, key=lambda model: (str(model.metadata.get("creationTimestamp", "")), model.name))
     current = {model.name: sorted(set(listed.get(model.name, ())) & rooms.keys()) for model in ordered}
+    for model in ordered:
+        for number in current[model.name]:
+            rooms[number].reserve(former.get(model.name, model))
     homes: dict[str, int] = {}
-    crowded = _keep([model for model in ordered if len(current[model.name]) == 1], current, rooms, homes)
-    crowded += _keep([model for model in ordered if len(current[model.name]) > 1], current, rooms, homes)
-    over = _move(crowded, current, rooms, homes)
+    crowded = []
+    for rank in range(3):  # those listed once, those on the move, those that want more than they had
+        ranked = [model for model in ordered if _rank(model, current[model.name], former) == rank]
+        crowded += _keep(ranked, current, rooms, homes)
+    over = _move(crowded, current, rooms, homes, former)
     lingering: dict[str, list[int]] = {}
     for model in ordered:
         for number in current[model.name]:
             home = homes[model.name]
-            if number != home and (model.name, home) not in loaded:
-                rooms[number].add(model)
-                lingering.setdefault(model.name, []).append(number)
+            if number == home:
+                continue
+            if (model.name, home) in loaded:
+                rooms[number].release(model)
+                continue
+            rooms[number].add(_staying(model, rooms[number], former))
+            lingering.setdefault(model.name, []).append(number)
     refused = _admit([model for model in ordered if not current[model.name]], rooms, homes)
     lists = {number: room.models for number, room in rooms.items()}
-    return Placement(homes, lists, lingering, refused, over)
+    stale = {model.name for held in lists.values() for model in held if former.get(model.name) is model}
+    return Placement(homes, lists, lingering, refused, over, stale)
+
+
+def _rank(model: TrainedModel, numbers: Sequence[int], former: Mapping[str, TrainedModel]) -> int | None:
+    if not numbers:
+        return None
+    return 2 if _has_grown(model, former) else min(len(numbers) - 1, 1)
+
+
+def _has_grown(model: TrainedModel, former: Mapping[str, TrainedModel]) -> bool:
+    """Tell whether a model wants more memory than is listed: then it is another object of the same name."""
+    return former.get(model.name, model).spec.model.memory < model.spec.model.memory
+
+
+def _staying(model: TrainedModel, room: "_Room", former: Mapping[str, TrainedModel]) -> TrainedModel:
+    """Return what a list that holds the model goes on to say of it where there is no room for more."""
+    return (
+        model if room.fits_bytes(model) and not _has_grown(model, former) else former.get(model.name, model)
+    )
 
 
 def _keep(
@@ -97,16 +130,19 @@ def _move(
     current: Mapping[str, Sequence[int]],
     rooms: Mapping[int, "_Room"],
     homes: dict[str, int],
+    former: Mapping[str, TrainedModel],
 ) -> dict[str, Refusal]:
     """Find another shard for what its own cannot hold; where there is none it stays, for it serves."""
     over = {}
     for model in crowded:
         home = _best_fit(model, rooms)
-        if home is None:
-            home = current[model.name][0]
-            over[model.name] = _shortage(model, rooms, current[model.name])
-        homes[model.name] = home
-        rooms[home].add(model)
+        if home is not None:
+            homes[model.name] = home
+            rooms[home].add(model)
+            continue
+        home = homes[model.name] = current[model.name][0]
+        over[model.name] = _shortage(model, rooms, current[model.name])
+        rooms[home].add(_staying(model, rooms[home], former))
     return over
 
 
@@ -136,15 +172,24 @@ def document(models: Sequence[TrainedModel]) -> str:
 
 
 class _Room:
-    """What one shard holds so far."""
+    """What one shard holds so far. The bytes of what it lists already are reserved until it is decided."""
 
     def __init__(self, shard: Shard) -> None:
         self.capacity = shard.memory
         self.used = _NONE
         self.bytes = len("[]")
         self.models: list[TrainedModel] = []
+        self._reserved: dict[str, int] = {}
+
+    def reserve(self, model: TrainedModel) -> None:
+        self._reserved[model.name] = _size(model)
+        self.bytes += self._reserved[model.name]
+
+    def release(self, model: TrainedModel) -> None:
+        self.bytes -= self._reserved.pop(model.name, 0)
 
     def add(self, model: TrainedModel) -> None:
+        self.release(model)
         self.used = self.used.add(model.spec.model.memory)
         self.bytes += _size(model)
         self.models.append(model)
@@ -153,7 +198,10 @@ class _Room:
         return self.capacity is None or self.used.add(model.spec.model.memory) <= self.capacity
 
     def fits(self, model: TrainedModel) -> bool:
-        return self.fits_memory(model) and self.bytes + _size(model) <= MAX_CONFIG_BYTES
+        return self.fits_memory(model) and self.fits_bytes(model)
+
+    def fits_bytes(self, model: TrainedModel) -> bool:
+        return self.bytes - self._reserved.get(model.name, 0) + _size(model) <= MAX_CONFIG_BYTES
 
     def left(self) -> float:
         return float("inf") if self.capacity is None else self.capacity.nanos - self.used.nanos
@@ -174,7 +222,7 @@ def _shortage(model: TrainedModel, rooms: Mapping[int, _Room], numbers: Collecti
         return Refusal(
             Reason.CONFIG_TOO_LARGE,
             f"the ConfigMap of every shard with enough memory is full ({MAX_CONFIG_BYTES} bytes); "
-            "add a shard, or remove models",
+            "what was listed before stays; add a shard, or remove models",
         )
     told = [_told(number, rooms[number]) for number in sorted(numbers)]
     return Refusal(

@@ -108,6 +108,18 @@ async def test_the_same_event_again_is_counted_and_not_repeated(cluster):
         await cluster.until(lambda: sorted(e["count"] for e in cluster.server.objects("Event")) == [2, 2])
 
 
+async def test_an_event_that_could_not_be_stored_is_sent_again(cluster):
+    cluster.agents["pod-b"].failing["m"] = ("LoadRejected", "bad pickle")
+    cluster.server.put(trained_model("m"))
+    cluster.server.fail(503, times=2, path="events")
+    async with cluster.controller() as controller:
+        await cluster.until(
+            lambda: [e["reason"] for e in cluster.server.objects("Event")] == ["LoadRejected"]
+        )
+        await cluster.settle(controller)
+    assert [e["count"] for e in cluster.server.objects("Event")] == [1]
+
+
 async def test_memory_is_admitted_oldest_first_and_the_rest_is_told_and_let_in_when_there_is_room(cluster):
     for number, name in enumerate(["c", "b", "a"]):
         cluster.server.put(
@@ -166,6 +178,26 @@ async def test_a_list_that_kserves_controller_writes_is_left_alone_and_said(clus
         await cluster.until(lambda: cluster.condition("m", "Stalled") == ("True", "ForeignWriter"))
         await cluster.settle(controller)
     assert cluster.server.get("ConfigMap", "modelconfig-p-0")["data"]["models.json"] == theirs
+
+
+async def test_with_take_over_the_list_is_ours_and_a_controller_that_goes_on_writing_is_told(cluster):
+    theirs = json.dumps([{"modelName": "old", "modelSpec": {"storageUri": "s3://b/m"}}])
+    metadata = {"name": "modelconfig-p-0", "namespace": "default"}
+    made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"models.json": theirs}}
+    cluster.server.put(made)
+    cluster.server.put(made, manager="manager")
+    cluster.server.put(trained_model("m"))
+    async with cluster.controller() as controller:
+        await cluster.until(lambda: cluster.condition("m", "Stalled") == ("True", "ForeignWriter"))
+        await cluster.settle(controller)
+        assert "--take-over" in str(cluster.server.get("TrainedModel", "m")["status"])
+    async with cluster.controller(take_over=True) as controller:
+        await cluster.until(lambda: cluster.models() == ["m"] and cluster.ready("m"))
+        await cluster.settle(controller)
+        cluster.server.put(made, manager="manager", time="2999-01-01T00:00:00Z")
+        await cluster.until(lambda: cluster.condition("m", "Stalled") == ("True", "ForeignWriter"))
+        await cluster.settle(controller)
+    assert cluster.models() == ["old"]
 
 
 async def test_a_parent_that_is_missing_or_not_multi_model_is_said_and_nothing_is_deleted(cluster):
@@ -310,3 +342,8 @@ async def test_a_schema_that_drops_our_fields_is_not_written_to_again_and_again(
             await cluster.until(lambda: cluster.ready("m"))
             await cluster.settle(controller)
             assert "loaded on 1 of 1" in str(cluster.server.get("TrainedModel", "m")["status"])
+        writes = len(cluster.server.writes)
+        async with cluster.controller() as controller:  # which remembers nothing of what the server keeps
+            await cluster.until(lambda: controller.quiet)
+            await cluster.settle(controller)
+        assert len(cluster.server.writes) == writes

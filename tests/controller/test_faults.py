@@ -179,6 +179,51 @@ async def test_o10_a_list_that_would_be_too_large_is_never_cut(cluster):
     assert 1_000_000 < len(stored.encode()) < 2**20
 
 
+async def test_o10_a_longer_uri_that_would_overflow_the_list_keeps_the_former_one_and_is_told(cluster):
+    cluster.server.put(inference_service("big", memory="1Ti"))
+    for number in range(255):
+        cluster.server.put(trained_model(f"m{number:03}", "s3://" + "x" * 4000, "1Mi", "big"))
+    cluster.server.put(trained_model("short", "s3://b/1", "1Mi", "big"))
+    async with cluster.controller():
+        await cluster.until(lambda: len(cluster.models("big") or []) == 256)
+        cluster.server.put(trained_model("short", "s3://y" + "<" * 1500, "1Mi", "big"))  # six bytes each
+        await cluster.until(lambda: cluster.condition("short", "Stalled") == ("True", "ConfigTooLarge"))
+        for number in range(3):
+            cluster.server.put(trained_model(f"m{number:03}", "s3://b/other", "1Mi", "big"))
+        await cluster.until(
+            lambda: "s3://b/other" in str(cluster.server.get("ConfigMap", "modelconfig-big-0"))
+        )
+        await cluster.until(lambda: "s3://y" in str(cluster.server.get("ConfigMap", "modelconfig-big-0")))
+
+
+@pytest.mark.parametrize("method", ["PATCH", "GET"])
+async def test_a_config_map_that_may_not_be_written_or_read_is_told_and_holds_nothing_else_up(
+    cluster, method
+):
+    cluster.server.put(trained_model("m"))
+    cluster.server.put(trained_model("going", finalizers=["trainedmodel.finalizer"]))
+    cluster.server.delete("TrainedModel", "going")
+    cluster.server.put(inference_service("q"))
+    cluster.server.put(trained_model("other", parent="q"))
+    await cluster.pod("pod-q", parent="q")
+    cluster.server.fail(403, times=1000, method=method, path="configmaps/modelconfig-p")
+    async with cluster.controller(refused_seconds=0.2):
+        await cluster.until(lambda: cluster.condition("m", "Stalled") == ("True", "ApiRejected"))
+        await cluster.until(lambda: cluster.condition("m", "Loaded") == ("False", "ApiRejected"))
+        await cluster.until(lambda: cluster.server.get("TrainedModel", "going") is None)
+        await cluster.until(lambda: cluster.ready("other"))
+        assert "modelconfig-p-0" in str(cluster.server.get("TrainedModel", "m")["status"])
+        cluster.server.heal()
+        await cluster.until(lambda: cluster.ready("m"))
+
+
+async def test_an_api_server_that_keeps_failing_on_a_config_map_is_told_after_some_tries(cluster):
+    cluster.server.put(trained_model("m"))
+    cluster.server.fail(500, times=1000, method="PATCH", path="configmaps")
+    async with cluster.controller():
+        await cluster.until(lambda: cluster.condition("m", "Stalled") == ("True", "ApiUnavailable"))
+
+
 async def test_o11_an_object_made_again_under_its_name_is_a_new_one(cluster):
     cluster.server.put(trained_model("m"))
     async with cluster.controller():

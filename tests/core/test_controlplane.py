@@ -1,6 +1,8 @@
 """The control plane's decision, driven as the shell drives it, with crashes and lost writes in between."""
 
 import copy
+import hashlib
+import json
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,10 +52,10 @@ class World:
         """One look of the controller, which dies after so many writes; return how many it made."""
         reading, made = self.reading(), 0
         layout = lay_out(reading)
-        for obj in layout.config_maps:
+        for number, obj in layout.config_maps.items():
             if made == crash_after:
                 return made
-            self.maps[int(obj["metadata"]["name"].rpartition("-")[2])] = copy.deepcopy(obj)
+            self.maps[number] = copy.deepcopy(obj)
             made += 1
         for write in decide(reading, layout, f"t{self.version}").statuses:
             if made == crash_after:
@@ -156,6 +158,29 @@ def test_a_crash_between_any_two_writes_changes_nothing_of_the_end(shards, model
     assert {n: m["data"] for n, m in one.maps.items()} == {n: m["data"] for n, m in two.maps.items()}
 
 
+@given(SHARDS, st.lists(SPECS, max_size=4), st.integers(0, 2), st.sampled_from([None, "[]", "{"]))
+def test_a_list_that_is_deleted_or_spoilt_comes_back_as_it_was(shards, models, number, text):
+    world = world_of(shards, models)
+    world.rest()
+    before = copy.deepcopy(world.maps)
+    if number in world.maps and text is None:
+        del world.maps[number]
+    elif number in world.maps:
+        world.maps[number]["data"]["models.json"] = text
+    world.step()
+    assert world.maps == before
+
+
+def test_the_deleted_list_of_one_shard_is_repaired_where_it_was_and_not_where_it_fits_best():
+    world = world_of(["2Gi", "1Gi"], [trained_model("a", memory="600Mi")])
+    world.rest()
+    assert "a" in listed_models(world.maps[1])
+    world.deployments = world_of(["700Mi", "1Gi"], []).deployments  # now it would fit better into shard 0
+    del world.maps[1]
+    world.rest()
+    assert [list(listed_models(world.maps[number])) for number in (0, 1)] == [[], ["a"]]
+
+
 @given(st.lists(SPECS, min_size=1, max_size=4), st.sampled_from(NAMES))
 def test_a_spec_that_became_bad_keeps_its_entry_and_everybody_elses(models, name):
     world = world_of("isvc", models)
@@ -185,8 +210,27 @@ def test_objects_of_any_shape_are_looked_at(objects):
     decide_status_only(reading, "t")
 
 
-def config_map(text, manager):
-    fields = [{"manager": manager, "fieldsV1": {"f:data": {"f:models.json": {}}}}]
+def test_beside_kserve_objects_that_it_allows_and_signed_uris_are_told_of_too():
+    spec = {"storageUri": "https://h/m?sig=1", "framework": "sklearn", "memory": "0"}
+    obj = trained_model("a", spec["storageUri"], "0")
+    text = json.dumps([{"modelName": "a", "modelSpec": spec}])
+    stored = {"metadata": {}, "data": {"models.json": text}}
+    shown = ModelReport("Ready", True, None, None, "https://h/m", "sklearn", "0")
+    for digest, status in ((hashlib.sha256(text.encode()).hexdigest(), "True"), ("other", "False")):
+        report = PodReport("pod-a", 0, {"a": shown}, {}, digest)
+        reading = Reading("default", "p", [check(obj)], config_maps={0: stored}, reports=[report])
+        [write] = decide_status_only(reading, "t").statuses
+        assert write.status.condition("Loaded").status == status
+    former = {"metadata": {}, "data": {"models.json": text.replace("sig=1", "sig=0")}}
+    report = PodReport(
+        "pod-a", 0, {"a": shown}, {}, hashlib.sha256(former["data"]["models.json"].encode()).hexdigest()
+    )
+    reading = Reading("default", "p", [check(obj)], config_maps={0: former}, reports=[report])
+    assert decide_status_only(reading, "t").statuses[0].status.condition("Loaded").status == "False"
+
+
+def config_map(text, manager, time="2026-01-01T00:00:00Z"):
+    fields = [{"manager": manager, "time": time, "fieldsV1": {"f:data": {"f:models.json": {}}}}]
     return {"metadata": {"managedFields": fields}, "data": {"models.json": text}}
 
 
@@ -195,6 +239,22 @@ def test_only_kserves_own_manager_with_a_list_of_its_own_is_foreign():
     assert foreign_writer(config_map("[]", "manager")) is None
     assert foreign_writer(config_map('[{"modelName":"m"}]', "kubectl-edit")) is None
     assert foreign_writer(None) is None
+
+
+def test_what_kserves_manager_wrote_before_a_take_over_is_ours_to_write_and_what_it_writes_after_is_not():
+    text = '[{"modelName":"m"}]'
+    theirs = config_map(text, "manager", "2026-01-01T00:00:05Z")
+    assert foreign_writer(theirs, "2026-01-01T00:00:10Z") is None
+    assert foreign_writer(theirs, "2026-01-01T00:00:01Z") == "manager"
+    assert foreign_writer(theirs) == "manager"
+
+
+def test_an_owner_that_says_more_than_ours_is_no_reason_to_write():
+    owner = {"kind": "InferenceService", "name": "p", "uid": "u", "controller": True}
+    desired = {"metadata": {"labels": {}, "ownerReferences": [owner]}, "data": {"models.json": "[]"}}
+    theirs = desired | {"metadata": {"ownerReferences": [owner | {"blockOwnerDeletion": True}]}}
+    assert not needs_writing(desired, theirs)
+    assert needs_writing(desired, desired | {"metadata": {"ownerReferences": [owner | {"uid": "former"}]}})
 
 
 def test_what_others_add_to_a_config_map_is_no_reason_to_write():

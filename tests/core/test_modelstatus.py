@@ -212,6 +212,21 @@ def test_what_the_agent_rejected_is_not_served_though_the_former_spec_is():
     )
 
 
+def test_a_signed_uri_whose_former_entry_stays_listed_is_not_served_by_the_digest_of_that_list():
+    former, wanted = (
+        parse(trained_model("m", f"https://h/m?sig={n}", size)) for n, size in ((1, "1Gi"), (2, "9Gi"))
+    )
+    placement = place([wanted], PARENT.shards, {"m": {0}}, (), {"m": former})
+    shown = replace(READY, storage_uri="https://h/m", memory="9Gi")
+    status = model_status(wanted, PARENT, placement, [pod(model=shown, digest="d0")], {0: "d0"})
+    assert told(status, "Loaded")[0] == "False"
+
+
+def test_where_a_parent_has_shards_the_message_tells_which():
+    many = replace(PARENT, shards={0: SHARD, 1: replace(SHARD, number=1)})
+    assert status_of(pod(), parent=many).condition("Loaded").message == "loaded on 1 of 1 replicas of shard 0"
+
+
 def test_status_only_says_loaded_alone():
-    condition = loaded_condition(MODEL, [pod()], 7)
+    condition = loaded_condition(MODEL, [pod()], 7, None)
     assert (condition.type, condition.status, condition.observed_generation) == ("Loaded", "True", 7)

@@ -143,6 +143,50 @@ def test_a_full_config_map_opens_the_next_shard_or_says_so_and_nothing_is_cut():
         assert len(json.loads(text)) == len(held)
 
 
+def test_a_listed_model_whose_new_spec_would_overflow_keeps_its_former_entry_and_is_told():
+    held = [model(f"m{index:05}", "1Mi", uri="s3://" + "x" * 4000) for index in range(254)]
+    there = {m.name: {0} for m in held}
+    former = {"a": model("a", "1Mi"), "b": model("b", "1Mi")}
+    long = [model(name, "1Mi", uri="s3://" + "y" * 4000) for name in former]
+    placement = place([*held, *long], shards(None), there | {"a": {0}, "b": {0}}, (), former)
+    text = document(placement.lists[0])
+    assert len(text.encode()) <= MAX_CONFIG_BYTES
+    assert placement.refused == {}
+    assert {name: refusal.reason for name, refusal in placement.over.items()} == {
+        "b": Reason.CONFIG_TOO_LARGE
+    }
+    listed = {m.name: m.spec.model.storage_uri for m in placement.lists[0]}
+    assert (listed["a"][:6], listed["b"]) == ("s3://y", "s3://b/m")
+
+
+def test_a_listed_model_that_was_made_again_with_more_memory_takes_room_only_if_there_is_some():
+    former = {"a": model("a", "1Gi")}
+    grown = [model("a", "3Gi", age=1), model("z", "2Gi", age=2)]
+    placement = place(grown, shards("4Gi"), {"a": {0}, "z": {0}}, (), former)
+    assert placement.over["a"].reason is Reason.MEMORY_RESOURCE_NOT_AVAILABLE
+    assert total_requested_memory(placement.lists[0]).canonical() == "3Gi"
+    enough = place(grown, shards("5Gi"), {"a": {0}, "z": {0}}, (), former)
+    assert (enough.over, total_requested_memory(enough.lists[0]).canonical()) == ({}, "5Gi")
+
+
+@given(
+    MODELS, SHARDS, LISTED, LOADED, st.dictionaries(st.sampled_from(NAMES), st.sampled_from(["1Gi", "2Gi"]))
+)
+def test_more_memory_under_a_name_never_fills_a_shard_beyond_what_it_held(
+    models, there, listed, loaded, memory
+):
+    former = {name: model(name, size) for name, size in memory.items()}
+    before = {
+        number: total_requested_memory(
+            former.get(m.name, m) for m in models if number in listed.get(m.name, ())
+        )
+        for number in there
+    }
+    for number, held in place(models, there, listed, loaded, former).lists.items():
+        limit = there[number].memory
+        assert limit is None or total_requested_memory(held) <= max(limit, before[number])
+
+
 @given(MODELS)
 def test_the_document_is_one_that_the_agent_reads_without_a_rejection(models):
     state = desired_state(document(models).encode(), None)

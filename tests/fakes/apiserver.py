@@ -27,6 +27,7 @@ KINDS = {
     ("v1", "events"): "Event",
     ("coordination.k8s.io/v1", "leases"): "Lease",
 }
+MAX_DATA = 2**20
 PLURALS = {(version, kind): plural for (version, plural), kind in KINDS.items()}
 
 
@@ -92,7 +93,7 @@ class ApiServer:
     def get(self, kind, name, namespace="default"):
         return next((o for o in self.objects(kind) if _key(o) == (namespace, name)), None)
 
-    def put(self, obj, manager="kubectl-edit"):
+    def put(self, obj, manager="kubectl-edit", time="2026-01-01T00:00:00Z"):
         """Create or replace as a user would; a status that is left out stays."""
         key, collection = self._collection_of(obj)
         stored = collection.objects.get(_key(obj))
@@ -102,7 +103,7 @@ class ApiServer:
             new["metadata"].pop("resourceVersion", None)
             if "status" in stored:
                 new.setdefault("status", stored["status"])
-            own(new, manager, "Update", None)
+            own(new, manager, "Update", None, time)
         return self._store(key, new, stored)
 
     def delete(self, kind, name, namespace="default"):
@@ -131,6 +132,10 @@ class ApiServer:
             return (method is None or asked_method == method) and path in asked_path
 
         self._faults.append(Fault(matches, status, times, after, headers or {}))
+
+    def heal(self):
+        """Take back what `fail` scripted."""
+        self._faults.clear()
 
     def compact(self):
         """Forget the past: watches and lists from before are answered 410."""
@@ -182,17 +187,15 @@ class ApiServer:
             if name is None:
                 return self._list(request, key)
             return _json(stored) if stored else _status(404, f'{key[1]} "{name}" not found')
+        apply = request.content_type == "application/apply-patch+yaml"
+        creates = request.method == "POST" or (apply and subresource is None)
+        if stored is None and not creates:
+            return _status(404, f'{key[1]} "{name}" not found')
+        if refusal := self._refusal(key, body, stored):
+            return refusal
         if request.method == "POST":
-            if _key(body) in collection.objects:
-                return _status(409, "AlreadyExists")
             own(body, "client", "Update", None)
             return _json(self._store(key, body, None, written=True), 201)
-        apply = request.content_type == "application/apply-patch+yaml"
-        if stored is None and not (apply and subresource is None):
-            return _status(404, f'{key[1]} "{name}" not found')
-        expected = body.get("metadata", {}).get("resourceVersion")
-        if expected and (stored is None or expected != stored["metadata"]["resourceVersion"]):
-            return _status(409, "the object has been modified")
         if request.method == "PUT":
             new = body
         elif apply:
@@ -276,6 +279,19 @@ class ApiServer:
         overlay(new, body)
         own(new, manager[0], "Apply", manager[1])
         return new
+
+    def _refusal(self, key, body, stored):
+        """Return why the API server would not store an object: it is too large, or no longer that one."""
+        size = sum(len(value.encode()) for value in (body.get("data") or {}).values())
+        if KINDS[key] == "ConfigMap" and size > MAX_DATA:
+            return _status(422, f"[]: Too long: may not be more than {MAX_DATA} bytes")
+        if stored is None and body["metadata"].get("name") and _key(body) in self.collections[key].objects:
+            return _status(409, "AlreadyExists")
+        for precondition in ("resourceVersion", "uid"):
+            expected = body.get("metadata", {}).get(precondition)
+            if expected and (stored is None or expected != stored["metadata"][precondition]):
+                return _status(409, f"Precondition failed: {precondition}: {expected}")
+        return None
 
     def _store(self, key, obj, stored, *, written=False):
         if self.prune is not None:

@@ -3,7 +3,7 @@
 import copy
 
 
-def own(obj, manager, operation, subresource):
+def own(obj, manager, operation, subresource, time="2026-01-01T00:00:00Z"):
     fields = {"f:data": {f"f:{name}": {} for name in obj.get("data", {})}}
     entries = [
         e
@@ -17,7 +17,13 @@ def own(obj, manager, operation, subresource):
             }
     obj["metadata"]["managedFields"] = [
         *entries,
-        {"manager": manager, "operation": operation, "fieldsV1": fields, "subresource": subresource or ""},
+        {
+            "manager": manager,
+            "operation": operation,
+            "fieldsV1": fields,
+            "subresource": subresource or "",
+            "time": time,
+        },
     ]
 
 
