@@ -14,7 +14,7 @@ from agent.core.modelconfig import to_document
 from agent.core.parents import Shard
 from agent.core.quantity import Format, Quantity
 from agent.core.reasons import Reason
-from agent.core.trainedmodel import TrainedModel
+from agent.core.trainedmodel import TrainedModel, total_requested_memory
 
 MAX_CONFIG_BYTES = 1024 * 1024 - 4096
 """What a ConfigMap takes is 1 MiB of data; the rest is room for its keys."""
@@ -172,21 +172,22 @@ def document(models: Sequence[TrainedModel]) -> str:
 
 
 class _Room:
-    """What one shard holds so far. The bytes of what it lists already are reserved until it is decided."""
+    """What one shard holds so far. What it lists already is reserved until it is decided."""
 
     def __init__(self, shard: Shard) -> None:
         self.capacity = shard.memory
         self.used = _NONE
         self.bytes = len("[]")
         self.models: list[TrainedModel] = []
-        self._reserved: dict[str, int] = {}
+        self._reserved: dict[str, TrainedModel] = {}
 
     def reserve(self, model: TrainedModel) -> None:
-        self._reserved[model.name] = _size(model)
-        self.bytes += self._reserved[model.name]
+        self._reserved[model.name] = model
+        self.bytes += _size(model)
 
     def release(self, model: TrainedModel) -> None:
-        self.bytes -= self._reserved.pop(model.name, 0)
+        reserved = self._reserved.pop(model.name, None)
+        self.bytes -= _size(reserved) if reserved is not None else 0
 
     def add(self, model: TrainedModel) -> None:
         self.release(model)
@@ -201,7 +202,15 @@ class _Room:
         return self.fits_memory(model) and self.fits_bytes(model)
 
     def fits_bytes(self, model: TrainedModel) -> bool:
-        return self.bytes - self._reserved.get(model.name, 0) + _size(model) <= MAX_CONFIG_BYTES
+        reserved = self._reserved.get(model.name)
+        others = self.bytes - (_size(reserved) if reserved is not None else 0)
+        return others + _size(model) <= MAX_CONFIG_BYTES
+
+    def takes_in(self, model: TrainedModel) -> bool:
+        """Tell whether there is room beside all that is listed here and may have to stay."""
+        held = total_requested_memory(self._reserved.values()) if self.capacity is not None else _NONE
+        free = self.capacity is None or self.used.add(held).add(model.spec.model.memory) <= self.capacity
+        return free and self.fits_bytes(model)
 
     def left(self) -> float:
         return float("inf") if self.capacity is None else self.capacity.nanos - self.used.nanos
@@ -213,7 +222,7 @@ def _size(model: TrainedModel) -> int:
 
 def _best_fit(model: TrainedModel, rooms: Mapping[int, _Room]) -> int | None:
     """Return the shard that is left with the least room, so that large models find some elsewhere."""
-    fitting = [number for number, room in rooms.items() if room.fits(model)]
+    fitting = [number for number, room in rooms.items() if room.takes_in(model)]
     return min(fitting, key=lambda number: (rooms[number].left(), number), default=None)
 
 
