@@ -66,10 +66,14 @@ lock:
 	rm -rf build
 LOCK_FLAGS := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
-VERSION = $(shell git describe --tags --match 'v*' 2>/dev/null | sed s/^v// | grep . || $(PYTHON) -c 'import runpy; print(runpy.run_path("agent/__init__.py")["__version__"])')
+# The version is the last tag's, as hatch-vcs has it for the wheel; CHANGES is the newest of README's Changes.
+VERSION = $(shell git describe --tags --match 'v*' 2>/dev/null | sed -E 's/^v//; s/-([0-9]+)-g/.post\1+g/' | grep . \
+  || echo "0.0.post$$(git rev-list --count HEAD)+g$$(git rev-parse --short HEAD)")
+TAG = $(shell git describe --tags --exact-match --match 'v*' 2>/dev/null)
+CHANGES = $(shell sed -n '/^## Changes/,$$ s/^### //p' README.md | head -1)
 PYTHON_IMAGE ?= docker.io/library/python:3.13-slim-trixie
 PYTHON_DIGEST ?= $(shell docker buildx imagetools inspect $(PYTHON_IMAGE) --format '{{.Manifest.Digest}}' 2>/dev/null)
-IMAGE ?= model-agent:$(VERSION)
+IMAGE ?= model-agent:$(subst +,-,$(VERSION))
 PLATFORMS ?= linux/amd64,linux/arm64
 
 ## image: for both platforms, on the base that PYTHON_DIGEST pins (looked up and said where it is not given)
@@ -108,8 +112,9 @@ licences: build/release
 ## release-check: what must hold before a tag: clean tree, version and changes agree, wheel and image are sound
 release-check: $(STAMP) build/release audit licences sbom
 	@test -z "$$(git status --porcelain)" || { echo "the tree is not clean" >&2; exit 1; }
-	@grep -q "$$($(PYTHON) -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])')" agent/__init__.py \
-	  || { echo "pyproject.toml and agent/__init__.py name two versions" >&2; exit 1; }
-	rm -f dist/*.whl dist/*.tar.gz && build/release/tools/bin/python -m build --quiet --outdir dist .
+	@test "$(or $(TAG),v$(CHANGES))" = "v$(CHANGES)" \
+	  || { echo "the tag $(TAG) is not the newest of README's Changes, $(CHANGES)" >&2; exit 1; }
+	@test -n "$(TAG)" || echo "HEAD has no tag: this is checked as what v$(CHANGES) could be"
+	rm -f dist/*.whl dist/*.tar.gz && SETUPTOOLS_SCM_PRETEND_VERSION=$(VERSION) build/release/tools/bin/python -m build --quiet --outdir dist .
 	build/release/tools/bin/twine check --strict dist/*.whl dist/*.tar.gz
 	$(BIN)/python -m pytest -q tests/image tests/manifests tests/test_entrypoint.py

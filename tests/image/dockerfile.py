@@ -3,6 +3,7 @@
 Needs root. What a stage writes lands in a folder of its own in memory; the machine's files are only read.
 """
 
+import itertools
 import json
 import os
 import re
@@ -22,6 +23,7 @@ class Stage:
     name: str
     steps: list = field(default_factory=list)
     env: dict = field(default_factory=dict)
+    arguments: dict = field(default_factory=dict)
     workdir: str = "/"
     user: str = ""
     labels: dict = field(default_factory=dict)
@@ -41,15 +43,16 @@ def instructions(text):
 def stages(text):
     """Read the file; instructions that it does not know are refused."""
     found = []
-    for word, rest in instructions(text):
+    for word, rest in itertools.dropwhile(lambda each: each[0] == "ARG", instructions(text)):
         if word == "FROM":
             base, _, name = rest.partition(" AS ")
             found.append(Stage(name or "final", base=base))
             continue
-        if word == "ARG":
-            continue
         stage = found[-1]
         match word:
+            case "ARG":
+                name, _, default = rest.partition("=")
+                stage.arguments[name] = default
             case "RUN" | "COPY":
                 stage.steps.append((word, rest, stage.workdir))
             case "WORKDIR":
@@ -71,8 +74,8 @@ def stages(text):
 class Image:
     """The stages as folders below *folder*, and processes in the last of them."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, **arguments):
+        self.folder, self.arguments = folder, arguments
         self.stages = stages(DOCKERFILE.read_text())
         self.final = self.stages[-1]
 
@@ -94,7 +97,9 @@ class Image:
             for word, rest, workdir in stage.steps:
                 script += [f"mkdir -p {merged}{workdir}"]
                 script += [
-                    self._copy(rest, workdir, merged) if word == "COPY" else self._run(rest, workdir, merged)
+                    self._copy(rest, workdir, merged)
+                    if word == "COPY"
+                    else self._run(rest, workdir, merged, {**stage.arguments, **self.arguments})
                 ]
             self._in_namespace("\n".join(script))
 
@@ -146,11 +151,11 @@ class Image:
                 lines += [f"mkdir -p {place}", f"cp {path} {place}"]
         return "\n".join(lines)
 
-    def _run(self, rest, workdir, merged):
+    def _run(self, rest, workdir, merged, arguments):
         passed = {
             name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "HOME"))
         }
-        env = [f"{name}={value}" for name, value in {**passed, "PATH": self.path}.items()]
+        env = [f"{name}={value}" for name, value in {**passed, **arguments, "PATH": self.path}.items()]
         command = f"cd {workdir} && {rest}"
         return shlex.join(["chroot", str(merged), "env", "-i", *env, "sh", "-ec", command])
 

@@ -8,11 +8,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib import metadata
 from pathlib import Path
 
 import aiohttp
 import psutil
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.image.dockerfile import DOCKERFILE, ROOT, Image, stages
 from tests.servers import real
@@ -62,7 +65,7 @@ def test_every_runtime_requirement_has_a_hash_and_is_what_the_package_asks_for()
 def image():
     if os.geteuid() != 0:
         pytest.skip("a root of its own needs root")
-    image = Image(Path(tempfile.mkdtemp(prefix="model-agent-image-", dir="/dev/shm")))
+    image = Image(Path(tempfile.mkdtemp(prefix="model-agent-image-", dir="/dev/shm")), VERSION="1.2.3")
     try:
         image.build()
         yield image
@@ -106,7 +109,15 @@ def test_every_path_that_it_names_is_there(image):
     assert {each[:4] for each in written} == {("usr", "local", "lib", "model-agent")}
 
 
-@pytest.mark.parametrize("words", [["--version"], ["status", "--help"], ["run", "--help"]])
+def test_it_says_the_version_that_it_was_built_as(run, tmp_path):
+    assert run("--version").wait(60) == 0
+    assert (tmp_path / "log").read_text() == "model-agent 1.2.3\n"
+
+
+COMMANDS = ["status", "run", "controller", "webhook", "pull", "inject", "plan", "validate"]
+
+
+@pytest.mark.parametrize("words", [[name, "--help"] for name in COMMANDS])
 def test_any_user_can_run_any_command(run, tmp_path, words):
     assert run(*words).wait(60) == 0, (tmp_path / "log").read_text()
 
@@ -120,13 +131,14 @@ def test_the_code_is_the_images_own_and_compiled(image):
 
 
 CLOUDS = """
-import boto3, google.cloud.storage
+import boto3, google.cloud.storage, zstandard
+assert zstandard.decompress(zstandard.compress(b"x")) == b"x"
 for service in ("s3", "sts", "sso", "sso-oidc"):
     boto3.session.Session().client(service, region_name="eu-central-1").close()
 """
 
 
-def test_what_the_object_stores_need_is_left_in_it(run, tmp_path):
+def test_what_object_stores_and_archives_need_is_left_in_it(run, tmp_path):
     process = run("-c", CLOUDS, program=["/usr/local/lib/model-agent/bin/python"])
     assert process.wait(60) == 0, (tmp_path / "log").read_text()
 
@@ -139,6 +151,34 @@ def test_it_is_small_enough(image, record_property):
     installed = size(image.upper("final"))
     record_property("installed_mib", round(installed / MIB, 1))
     assert installed < 110 * MIB
+
+
+def test_what_every_pod_needs_of_it_is_smaller_still(image, record_property):
+    """What the wheel asks for with no extra, and what that asks for; compiled as the image has it."""
+    packages = next(image.upper("final").glob("usr/local/lib/model-agent/lib/python*/site-packages"))
+    there = {
+        canonicalize_name(each.metadata["Name"]): each for each in metadata.distributions(path=[packages])
+    }
+    needed, todo = set(), ["model-agent"]
+    while todo:
+        name = todo.pop()
+        needed.add(name)
+        wanted = [Requirement(text) for text in there[name].requires or ()]
+        names = {
+            canonicalize_name(each.name) for each in wanted if each.marker is None or each.marker.evaluate()
+        }
+        todo += names - needed
+    files = {Path(file.locate()) for name in needed for file in there[name].files}
+    compiled = {
+        each
+        for file in files
+        if file.suffix == ".py"
+        for each in (file.parent / "__pycache__").glob(f"{file.stem}.*")
+    }
+    installed = sum(file.lstat().st_size for file in files | compiled if file.exists())
+    record_property("without_extras_mib", round(installed / MIB, 1))
+    assert needed < set(there)
+    assert installed < 60 * MIB
 
 
 async def test_kserves_arguments_bring_a_model_to_ready_with_a_read_only_root(run, tmp_path, record_property):
