@@ -96,21 +96,7 @@ class Board:
         self._wall = wall
         self._watchers: list[Watcher] = []
         self._head_watchers: list[Callable[[], None]] = []
-        self._plan_watchers: list[Callable[[], None]] = []
-        self._planned: str | None = None
         self._failing: dict[ModelName, Reason | None] = {}
-
-    @property
-    def planned_digest(self) -> str | None:
-        """The document that the last plan was made from; who watches plans is told where it differs."""
-        return self._planned
-
-    @planned_digest.setter
-    def planned_digest(self, digest: str | None) -> None:
-        if digest != self._planned:
-            self._planned = digest
-            for watcher in self._plan_watchers:
-                watcher()
 
     def refusal_of(self, name: str) -> Refusal | None:
         """Return why the newest models.json says nothing of *name*: its entry is refused, or all of it."""
@@ -127,10 +113,6 @@ class Board:
     def watch_head(self, watcher: Callable[[], None]) -> None:
         """Call *watcher* after each change of what is said of config, server and memory."""
         self._head_watchers.append(watcher)
-
-    def watch_plans(self, watcher: Callable[[], None]) -> None:
-        """Call *watcher* when a plan was made from another document, also where it changed nothing else."""
-        self._plan_watchers.append(watcher)
 
     def say(
         self,

@@ -32,7 +32,6 @@ class Waiting:
         self._bell = asyncio.Event()
         board.watch(lambda *_: self._ring())
         board.watch_head(self._ring)
-        board.watch_plans(self._ring)  # a document that changes nothing rings no other bell
 
     async def wait(self, digest: str, seconds: float, there: Callable[[], bool] = lambda: True) -> bool:
         """Wait until the document of *digest* was dealt with, at most *seconds*; whether it was.

@@ -127,7 +127,9 @@ async def test_a_long_poll_ends_for_a_document_that_changes_nothing(client):
     async with serving(board) as url, asyncio.TaskGroup() as group, asyncio.timeout(5):
         polling = group.create_task(client.get(f"{url}/status?wait={DIGEST}&timeout=60"))
         await asyncio.sleep(0.1)
-        board.planned_digest = DIGEST  # the plan is made, and there is nothing to do
+        board.say(
+            config=replace(board.config, planned_digest=DIGEST)
+        )  # the plan is made, and there is nothing to do
         answer = await polling
         assert (await answer.json())["waited"] is True
 
