@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from agent.artifacts.store import Store
+from agent.core.errors import AgentError
 from agent.core.model import DesiredState
 from agent.core.modelconfig import ConfigError, desired_state, to_document
 from agent.core.reasons import Reason
@@ -24,6 +24,18 @@ class Source(Protocol):
         ...
 
 
+class Shelf(Protocol):
+    """Where the document that was accepted last is kept. Both block, and raise AgentError."""
+
+    def accepted_document(self) -> bytes | None:
+        """Return what was kept last, None if nothing was."""
+        ...
+
+    def remember_document(self, raw: bytes) -> None:
+        """Keep this one in place of what was kept before."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class DocumentRules:
     """What the operator decided of documents. `max_removal` is None where any number may go at once."""
@@ -36,16 +48,24 @@ class ConfigKeeper:
     """Keeps what is wanted equal to the last document that was good.
 
     What was accepted is stored, so that an agent that starts over a refused document goes on with it.
-    `desired` is None until any document was accepted, in this life or the one before.
+    `desired` is None until any document was accepted, in this life or the one before. A disk that cannot
+    keep it holds nothing up: that is told once, and tried again at each look.
     """
 
-    def __init__(self, source: Source, store: Store, board: Board, rules: DocumentRules) -> None:
+    def __init__(self, source: Source, shelf: Shelf, board: Board, rules: DocumentRules) -> None:
         self.desired: DesiredState | None = None
-        self._source, self._store, self._board, self._rules = source, store, board, rules
+        self._source, self._shelf, self._board, self._rules = source, shelf, board, rules
+        self._to_keep: DesiredState | None = None
+        self._said_unkept: Reason | None = None
 
     def recall(self) -> DesiredState | None:
         """Return what was accepted last before this start; blocks briefly."""
-        raw = self._store.accepted_document()
+        try:
+            raw = self._shelf.accepted_document()
+        except AgentError as error:
+            fields = {"reason": error.reason, "message_": error.message}
+            log.warning("the last accepted document cannot be read; going on without", extra=fields)
+            return None
         if raw is None:
             return None
         try:
@@ -56,6 +76,10 @@ class ConfigKeeper:
 
     async def look(self, want: Callable[[DesiredState], None]) -> None:
         """Read the document once more and call *want* if something else is wanted now."""
+        await self._read(want)
+        await self._keep()
+
+    async def _read(self, want: Callable[[DesiredState], None]) -> None:
         found = await asyncio.to_thread(self._source.read)
         if isinstance(found, Unreadable):
             self._refuse(found.reason, found.message, None)
@@ -71,8 +95,28 @@ class ConfigKeeper:
         self._accept(desired)
         want(desired)
         if before is None or desired.models != before.models:
-            # After it is acted on: keeping it waits for the disk, and a start in between reads the mount.
-            await asyncio.to_thread(self._store.remember_document, to_document(desired.models))
+            # Kept after it is acted on: that waits for the disk, and a start in between reads the mount.
+            self._to_keep = desired
+
+    async def _keep(self) -> None:
+        wanted = self._to_keep
+        if wanted is None:
+            return
+        try:
+            await asyncio.to_thread(self._shelf.remember_document, to_document(wanted.models))
+        except AgentError as error:
+            if error.reason is not self._said_unkept:
+                self._said_unkept = error.reason
+                fields = {"reason": error.reason, "message_": error.message}
+                log.warning(
+                    "the document is in force, but cannot be kept for the next start; trying again",
+                    extra=fields,
+                )
+            return
+        self._to_keep = None
+        if self._said_unkept is not None:
+            self._said_unkept = None
+            log.info("the document in force is kept for the next start again")
 
     def start_from(self, desired: DesiredState) -> None:
         """Go on with what was accepted before this start, until a good document is there."""
