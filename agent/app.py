@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from aiohttp import web
 
 from agent.aio.unixtime import UnixTime
 from agent.aio.wakeup import Wakeup
+from agent.aio.workers import start_workers
 from agent.artifacts.engine.engine import Engine
 from agent.artifacts.engine.settings import EngineSettings
 from agent.artifacts.fetch import Fetcher
@@ -57,13 +58,20 @@ STORE_RETRY_SECONDS = 2.0
 ONCE_LOOK_SECONDS = 0.05
 STALLED_SECONDS = 60.0
 TRACES_SECONDS = 1.0  # for the last traces; SIGTERM has to be done within two
+LET_GO_SECONDS = 1.4  # for all that is given up, the last traces included
+ANSWERED_SECONDS = 0.3  # for what is still asked of the status port
 
 
 class Sidecar:
     """The agent of one pod. `run` returns the exit code: 0 after SIGTERM; with `once`, 1 for models left."""
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
-        self._settings, self._environ = settings, environ
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        open_store: Callable[[Path, Path | None], Store] = Store.open,
+    ) -> None:
+        self._settings, self._environ, self._open = settings, environ, open_store
         self._stop = asyncio.Event()
         self._code = 0
         loop = asyncio.get_running_loop()
@@ -85,24 +93,43 @@ class Sidecar:
 
     async def run(self) -> int:
         """Serve until stopped."""
+        start_workers(asyncio.get_running_loop())
         application = self._site().application()
         application.middlewares.append(
             guard(self._settings.status_allow_host, self._settings.status_token_file)
         )
-        runner = web.AppRunner(application, access_log=None, handle_signals=False)
+        runner = web.AppRunner(
+            application, access_log=None, handle_signals=False, shutdown_timeout=ANSWERED_SECONDS
+        )
         await runner.setup()
         listener = None
         try:
             listener = await self._listen(runner)
             self._on_signals()
-            store = await self._open_store()
-            if store is not None:
-                await self._serve(store)
+            await self._unless_stopped(self._work())
         finally:
             if listener is not None:
                 listener.close()
             await runner.cleanup()
         return self._code
+
+    async def _unless_stopped(self, work: Coroutine[None, None, None]) -> None:
+        """Run *work*; once stopped, give it a moment to let go, and leave behind what hangs (R10)."""
+        task = asyncio.ensure_future(work)  # in no group: a group would wait for what hangs
+        stopped = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+            task.cancel()
+        await asyncio.wait((task,), timeout=LET_GO_SECONDS)
+        if task.done() and not task.cancelled():
+            task.result()
+
+    async def _work(self) -> None:
+        store = await self._open_store()
+        if store is not None:
+            await self._serve(store)
 
     def _site(self) -> StatusSite:
         renderer = Renderer(self.board, UnixTime(self._clock.now, self._clock.wall))
@@ -139,9 +166,9 @@ class Sidecar:
         """Open the store; while it cannot be, say why on /readyz and try again."""
         settings = self._settings
         said = None
-        while not self._stop.is_set():
+        while True:
             try:
-                return await asyncio.to_thread(Store.open, settings.model_dir, settings.store_dir)
+                return await asyncio.to_thread(self._open, settings.model_dir, settings.store_dir)
             except AgentError as error:
                 if isinstance(error, TerminalError) or settings.once:
                     fields = {"reason": error.reason, "message_": error.message}
@@ -155,12 +182,7 @@ class Sidecar:
                     )
                 self.board.missing = partial(_missing_store, error)
                 self.board.turned_at = self._clock.now()
-            try:
-                async with asyncio.timeout(STORE_RETRY_SECONDS):
-                    await self._stop.wait()
-            except TimeoutError:
-                continue
-        return None
+            await asyncio.sleep(STORE_RETRY_SECONDS)
 
     async def _serve(self, store: Store) -> None:
         settings = self._settings
@@ -220,20 +242,20 @@ class Sidecar:
         try:
             await self._run_services(services)
         finally:
+            # The store stays open: a thread that was left behind may still work by its descriptors, and the
+            # kernel gives up lock and descriptors with the process, which ends next.
             await fetcher.close()
             await link.close()
             await providers.close()
-            store.close()
             if tracing is not None:
                 tracing.journeys.close()
                 await asyncio.to_thread(tracing.tracer.close, TRACES_SECONDS)
 
-    async def _run_services(self, services: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
+    @staticmethod
+    async def _run_services(services: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_for_ever(name, run), name=name) for name, run in services.items()]
-            await self._stop.wait()
-            for task in tasks:
-                task.cancel()
+            for name, run in services.items():
+                group.create_task(_for_ever(name, run), name=name)
 
     def _server(self) -> ModelServer:
         settings = self._settings

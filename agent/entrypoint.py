@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from agent.aio.leaving import run_and_leave
 from agent.app import Sidecar
 from agent.cli import USAGE
 from agent.cli import main as run_command
@@ -102,16 +103,16 @@ def _run(agent: Agent) -> NoReturn:
     configure(settings.log_level, settings.log_format, sys.stderr, color=not os.environ.get("NO_COLOR"))
     for note in agent.notes:
         log.warning(note)
+    run_and_leave(lambda: _told(agent, os.environ))
+
+
+async def _told(agent: Agent, environ: Mapping[str, str]) -> int:
     code = 1
     try:
-        code = asyncio.run(serve(agent, os.environ))
-    except* ProxyFailedError as group:
+        code = await serve(agent, environ)
+    except* (ProxyFailedError, OSError) as group:
         _tell(group)
-    except* OSError as group:
-        _tell(group)
-    logging.shutdown()
-    sys.stdout.flush()
-    os._exit(code)  # threads that hang in a library must not keep the process (design §8.10)
+    return code
 
 
 def _tell(group: BaseExceptionGroup[BaseException]) -> None:

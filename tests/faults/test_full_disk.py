@@ -1,4 +1,4 @@
-"""Faults D1 and D6 on the whole agent: the disk takes nothing any more, and the agent goes on with what it has."""
+"""Faults D1 and D6 on the whole agent: the disk takes nothing, and the agent goes on."""
 
 import subprocess
 from contextlib import contextmanager
