@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
 
 from aiohttp import web
 
@@ -23,15 +22,13 @@ from agent.artifacts.fetch import Fetcher
 from agent.artifacts.store import Store
 from agent.core.disk import DiskPolicy
 from agent.core.errors import AgentError, TerminalError
-from agent.core.model import DesiredState
 from agent.core.plan import Rules
 from agent.core.reach import Denied
 from agent.core.reasons import Reason
-from agent.reconcile.config import ConfigKeeper, DocumentRules
+from agent.reconcile.document import DocumentServices
 from agent.reconcile.loop import Clock, Limits, Outlook, Reconciler
 from agent.reconcile.once import report_once
 from agent.reconcile.pod import Pod
-from agent.reconcile.readiness import Readiness
 from agent.reconcile.scrubbing import Scrubbing
 from agent.reconcile.server_link import ServerLink
 from agent.reconcile.traced import TracedWorld
@@ -46,7 +43,6 @@ from agent.storage.base import StorageProvider
 from agent.telemetry.board import Board, ConfigWord, MemoryWord, RulesWord, ServerWord
 from agent.telemetry.metrics import Metrics
 from agent.telemetry.tracing import open_tracing
-from agent.watch import ConfigSource
 from agent.web.door import Door
 from agent.web.guard import guard
 from agent.web.render import Renderer
@@ -86,6 +82,7 @@ class Sidecar:
         )
         self.metrics = Metrics(self.board, self._clock.now)
         self.address: tuple[str, int] | None = None
+        self._resync: Callable[[], None] = partial(log.info, "SIGHUP: nothing was read yet")
 
     def stop(self) -> None:
         """End soon: nothing is unloaded, nothing is lost."""
@@ -156,6 +153,7 @@ class Sidecar:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_or_leave)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._resync())  # noqa: PLW0108 - another one later
 
     def _stop_or_leave(self) -> None:
         if self._stop.is_set():
@@ -223,7 +221,7 @@ class Sidecar:
             self.metrics,
         )
         self.board.progress = pod.progress
-        config = _Config(settings, store, self.board, reconciler)
+        config = DocumentServices(settings, store, self.board, reconciler)
         self.metrics.watch_mode = config.watch_mode
         self.metrics.observation_age = partial(_age, link, self._clock.now)
         services: dict[str, Callable[[], Awaitable[None]]] = {
@@ -238,7 +236,7 @@ class Sidecar:
             services["scrub"] = Scrubbing(store, settings.scrub_interval, rate, wakeup.ring).run
         if settings.once:
             services["once"] = partial(self._once, reconciler)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, config.resync)
+        self._resync = config.resync
         try:
             await self._run_services(services)
         finally:
@@ -288,55 +286,6 @@ class Sidecar:
         self._code = report_once(self.board)
         self.stop()
         await asyncio.Event().wait()
-
-
-class _Config:
-    """The document's two services: one hears of changes, one reads it."""
-
-    def __init__(self, settings: Settings, store: Store, board: Board, reconciler: Reconciler) -> None:
-        rules = DocumentRules(settings.default_model_memory, settings.max_removal)
-        self._source = ConfigSource(settings.config_dir)
-        self._keeper = ConfigKeeper(self._source, store, board, rules)
-        self._reconciler = reconciler
-        self._board = board
-        self._bell = Wakeup()
-        self._resync_seconds = settings.resync_interval
-        self._readiness = Readiness(board, cast("Literal['tried', 'loaded']", settings.ready_when))
-        board.missing = self._readiness.missing
-
-    def watch_mode(self) -> str:
-        """Return how changes are noticed now."""
-        return self._source.mode
-
-    async def watch(self) -> None:
-        """Ring the bell whenever the document may have changed."""
-        await self._source.watch(self._bell.ring)
-
-    async def follow(self) -> None:
-        """Read the document at each ring, and at the resync interval."""
-        recalled = await asyncio.to_thread(self._keeper.recall)
-        if recalled is not None:
-            self._keeper.start_from(recalled)
-        await self._keeper.look(self._want)
-        if recalled is not None and self._keeper.desired is recalled:
-            log.warning("going on with the document that was accepted before this start")
-            missing = self._board.config.error and self._board.config.error[0] is Reason.CONFIG_MISSING
-            self._want(recalled, counts=not missing)
-        while True:
-            await self._bell.wait(self._resync_seconds)
-            await self._keeper.look(self._want)
-
-    def resync(self) -> None:
-        """Read everything again, the storage's listings too."""
-        log.info("SIGHUP: reading everything again")
-        self._bell.ring()
-        self._reconciler.resync()
-
-    def _want(self, desired: DesiredState, *, counts: bool = True) -> None:
-        """Have *desired* made real. Where nothing is mounted, what was recalled makes nobody ready."""
-        if counts:
-            self._readiness.first(desired)
-        self._reconciler.want(desired)
 
 
 FAMILIES = {"s3": "s3", "gs": "gs", "http": "http", "https": "http", "file": "file", "pvc": "file"}

@@ -13,17 +13,21 @@ from typing import Any, NoReturn
 
 from agent.core.flagvalues import (
     amount,
-    count,
-    duration,
+    at_once,
+    lasting,
     memory,
     one_of,
     optional_count,
     optional_networks,
+    other_port,
     plain,
     port,
+    rate,
+    server_url,
     switch,
 )
 from agent.core.reach import Network, networks, prefixes, words
+from agent.core.redact import redact
 
 ENV_PREFIX = "MODELAGENT_"
 
@@ -81,7 +85,7 @@ FLAGS: tuple[Flag, ...] = (
         "KServe's switch; `run` always pulls, with it KServe's defaults are used",
     ),
     Flag("port", port, "9081", "KServe's agent port (the proxy that stands in for KServe's agent)"),
-    Flag("drain-quiet", duration, "30s", "after SIGTERM the proxy ends once no request came for so long"),
+    Flag("drain-quiet", lasting(0), "30s", "after SIGTERM the proxy ends once no request came for so long"),
     Flag(
         "agent-socket",
         str,
@@ -94,8 +98,13 @@ FLAGS: tuple[Flag, ...] = (
         "fail",
         "what the image's entry point does when it is asked to log or batch requests, which it does not",
     ),
-    Flag("component-port", port, "8080", "port of the model server when --server-url is not given"),
-    Flag("server-url", str, "", "model server, http://, https:// or unix://; default: found out, see below"),
+    Flag("component-port", other_port, "8080", "port of the model server when --server-url is not given"),
+    Flag(
+        "server-url",
+        server_url,
+        "",
+        "model server, http://, https:// or unix://; default: found out, see below",
+    ),
     Flag(
         "server-protocol",
         one_of("auto", "kserve", "mlserver", "triton"),
@@ -137,23 +146,28 @@ FLAGS: tuple[Flag, ...] = (
         "availability",
         "resource: unload first when both do not fit",
     ),
-    Flag("resync-interval", duration, "30s", "longest time until a lost event is noticed"),
-    Flag("refresh-interval", duration, "0", "list the storage again this often to find new bytes; 0: never"),
-    Flag("max-concurrent-downloads", count, "4", "models downloaded at once"),
+    Flag("resync-interval", lasting(0.1), "30s", "longest time until a lost event is noticed"),
+    Flag(
+        "refresh-interval",
+        lasting(1, or_zero=True),
+        "0",
+        "list the storage again this often to find new bytes; 0: never",
+    ),
+    Flag("max-concurrent-downloads", at_once, "4", "models downloaded at once"),
     Flag(
         "max-connections",
-        count,
+        at_once,
         "16",
         "connections to storage at once, shared by all downloads; one model uses at most half",
     ),
-    Flag("bandwidth-limit", memory, "none", "bytes a second for all downloads together, or none"),
+    Flag("bandwidth-limit", rate, "none", "bytes a second for all downloads together, or none"),
     Flag(
         "min-rate",
         amount,
         "64Ki",
         "bytes a second below which a connection is given up after a minute, unless many share a line",
     ),
-    Flag("load-timeout", duration, "10m", "longest time for one load"),
+    Flag("load-timeout", lasting(1), "10m", "longest time for one load"),
     Flag(
         "max-removal", optional_count, "none", "refuse a document that removes more models than this at once"
     ),
@@ -186,14 +200,14 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "scrub-interval",
-        duration,
+        lasting(1, or_zero=True),
         "0",
         "read all that is stored again this often and compare its checksums; 0: never",
     ),
     Flag("scrub-rate", amount, "64Mi", "bytes a second at most for that"),
     Flag("disk-budget", memory, "none", "most disk for downloads; default: keep 10 % of the volume free"),
     Flag("once", switch, "false", "converge, then exit 0, or 1 with the reasons"),
-    Flag("timeout", duration, "10m", "longest time for --once"),
+    Flag("timeout", lasting(0.1), "10m", "longest time for --once"),
     Flag("log-level", one_of("debug", "info", "warning", "error"), "info", "least level that is logged"),
     Flag(
         "log-format", one_of("auto", "json", "text"), "auto", "auto: text on a terminal, JSON lines elsewhere"
@@ -331,7 +345,12 @@ def settle(given: Mapping[str, str | None], rest: Sequence[str], environ: Mappin
         try:
             values[flag.key] = flag.parse(flag.default if text is None else text)
         except ValueError as error:
-            faults.append(f"{where}: {text!r} {plain(error)}")
+            faults.append(f"{where}: {redact(text or '')!r} {plain(error)}")
+    budget, overhead = values.get("memory_budget"), values.get("server_overhead")
+    if budget is not None and overhead and overhead >= budget:
+        faults.append(
+            "--server-overhead leaves nothing of --memory-budget: make one larger or the other smaller"
+        )
     if faults:
         raise UsageError("\n".join(faults))
     ignored = tuple(f"--{name}" for name in KSERVE_IGNORED if given.get(name.replace("-", "_")) is not None)
@@ -345,7 +364,6 @@ _OTHER_ENV = frozenset(
 
 def _finished(values: dict[str, Any], ignored: tuple[str, ...]) -> Settings:
     values["store_dir"] = Path(values["store_dir"]) if values["store_dir"] else None
-    values["server_url"] = values["server_url"] or None
     if values["deny_address"] is None:
         values["deny_address"] = networks("metadata,loopback" if values["enable_puller"] else "metadata")
     values["status_host"] = values["status_host"] or ("0.0.0.0" if values["enable_puller"] else "127.0.0.1")  # noqa: S104 - KServe's probes come over the pod network (design §8.11)

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.core.flagvalues import duration
 from agent.settings import (
     FLAGS,
     KSERVE_IGNORED,
     SWITCHES,
     Settings,
     UsageError,
-    duration,
     memory,
     read_settings,
 )
@@ -88,3 +88,45 @@ def test_the_overhead_comes_off_the_budget():
     assert settings.budget_bytes == 768 * 2**20
     assert read_settings([], {}).budget_bytes is None
     assert memory("none") is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--server-url=localhost:8080", "http://host:port"),
+        ("--server-url=ftp://h:1", "http://host:port"),
+        ("--server-url=http://h:port", "http://host:port"),
+        ("--server-url=http://h:0", "http://host:port"),
+        ("--server-url=http://", "http://host:port"),
+        ("--server-url=unix://run/server.sock", "unix:///path"),
+        ("--server-url=unix://", "unix:///path"),
+        ("--resync-interval=0", "at least 0.1s"),
+        ("--resync-interval=31000h", "30 days"),
+        ("--refresh-interval=0.5s", "0, or at least 1s"),
+        ("--load-timeout=0", "at least 1s"),
+        ("--timeout=0", "at least 0.1s"),
+        ("--drain-quiet=800h", "30 days"),
+        ("--bandwidth-limit=0", "at least 1Ki"),
+        ("--max-concurrent-downloads=0", "1 to 1000"),
+        ("--max-connections=1000000", "1 to 1000"),
+        ("--max-removal=0", "1 to"),
+        ("--component-port=0", "1 to 65535"),
+        ("--memory-budget=1Gi --server-overhead=2Gi", "leaves nothing"),
+    ],
+)
+def test_what_could_never_work_is_refused_with_what_would(words, said):
+    with pytest.raises(UsageError, match=f"--.*{said}"):
+        read_settings(words.split(), {})
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:8080", "https://server/prefix", "http://[::1]:80", "unix:///run/s.sock"]
+)
+def test_an_address_that_a_server_can_have_is_taken(url):
+    assert read_settings([f"--server-url={url}"], {}).server_url == url
+
+
+def test_a_bad_server_address_is_told_without_its_password():
+    with pytest.raises(UsageError) as refused:
+        read_settings(["--server-url=http://me:hunter2@h:port"], {})
+    assert "hunter2" not in str(refused.value)

@@ -26,7 +26,7 @@ from agent.artifacts.store import Store
 from agent.core import uri as uris
 from agent.core import words
 from agent.core.errors import AgentError, TerminalError
-from agent.core.flagvalues import count, memory, plain
+from agent.core.flagvalues import at_once, memory, plain
 from agent.core.initializer import InitializerError, Patterns, effective, pairs_of, patterns_of
 from agent.core.model import Revision
 from agent.core.reasons import Reason
@@ -121,7 +121,7 @@ def _engine(given: argparse.Namespace) -> EngineSettings:
     made, flag, text = EngineSettings(), "--connections", given.connections
     try:
         if text is not None:
-            made = replace(made, max_connections=count(text))
+            made = replace(made, max_connections=at_once(text))
         flag, text = "--bandwidth-limit", given.bandwidth_limit
         return made if text is None else replace(made, bandwidth_limit=memory(text))
     except ValueError as error:

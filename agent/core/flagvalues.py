@@ -2,11 +2,16 @@
 
 import re
 from collections.abc import Callable
+from urllib.parse import unquote, urlsplit
 
 from agent.core.quantity import parse_quantity
 from agent.core.reach import Network, networks
 
 DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
+
+LONGEST_SECONDS = 30 * 86400.0
+MOST_AT_ONCE = 1000
+SLOWEST = 1024  # bytes a second: with less nothing ever comes
 
 
 def duration(text: str) -> float:
@@ -33,20 +38,58 @@ def amount(text: str) -> int:
     return memory(text) or 0
 
 
-def count(text: str) -> int:
-    """Return a whole number of at least one. Raises ValueError."""
-    number = int(text)
-    if number < 1:
-        raise ValueError("must be at least 1")
-    return number
+def lasting(least_seconds: float, *, or_zero: bool = False) -> Callable[[str], float]:
+    """Return a parser of a duration from *least_seconds* up to 30 days, and of 0 where that means never."""
+
+    def parse(text: str) -> float:
+        seconds = duration(text)
+        if or_zero and seconds == 0:
+            return seconds
+        if seconds < least_seconds:
+            raise ValueError(f"must be {'0, or ' if or_zero else ''}at least {least_seconds:g}s")
+        if seconds > LONGEST_SECONDS:
+            raise ValueError("is longer than 30 days")
+        return seconds
+
+    return parse
+
+
+def rate(text: str) -> int | None:
+    """Return bytes a second, None for `none`. Raises ValueError."""
+    bytes_a_second = memory(text)
+    if bytes_a_second is not None and bytes_a_second < SLOWEST:
+        raise ValueError("must be at least 1Ki, or none")
+    return bytes_a_second
+
+
+def at_once(text: str) -> int:
+    """Return how many may run side by side. Raises ValueError."""
+    return _whole(text, 1, MOST_AT_ONCE)
 
 
 def port(text: str) -> int:
     """Return a TCP port, 0 for any free one. Raises ValueError."""
-    number = int(text)
-    if not 0 <= number <= 65535:
-        raise ValueError("is not a port (0 to 65535)")
-    return number
+    return _whole(text, 0, 65535)
+
+
+def other_port(text: str) -> int:
+    """Return the TCP port of somebody else. Raises ValueError."""
+    return _whole(text, 1, 65535)
+
+
+def server_url(text: str) -> str | None:
+    """Return the address of a model server, None where none is given. Raises ValueError."""
+    if not text:
+        return None
+    try:
+        parts = urlsplit(text)
+        if parts.scheme == "unix" and not parts.netloc and unquote(parts.path).startswith("/"):
+            return text
+        if parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0:
+            return text
+    except ValueError:
+        pass  # a port or a bracket that is none: told as the others are
+    raise ValueError("is not the address of a server: http://host:port, https://host:port or unix:///path")
 
 
 def switch(text: str) -> bool:
@@ -60,7 +103,17 @@ def switch(text: str) -> bool:
 
 def optional_count(text: str) -> int | None:
     """Return a whole number, None for `none`. Raises ValueError."""
-    return None if text.lower() in {"none", ""} else count(text)
+    return None if text.lower() in {"none", ""} else _whole(text, 1, 10**6)
+
+
+def _whole(text: str, least: int, most: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise ValueError("is not a whole number") from None
+    if not least <= number <= most:
+        raise ValueError(f"must be a whole number from {least} to {most}")
+    return number
 
 
 def one_of(*choices: str) -> Callable[[str], str]:

@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from tests.e2e.agent_process import ROOT
+from tests.e2e.agent_process import ROOT, until
 from tests.e2e.neighbours import Gate
 from tests.e2e.rig import started
 from tests.servers.real import free_ports
@@ -133,6 +134,8 @@ async def test_a_second_agent_on_one_volume_stands_by_until_the_first_ends(tmp_p
             await second.start()
             code, words = await second.get("/readyz?verbose")
             assert (code, words.split(":")[0]) == (503, "StoreInUse")
+            second.signal(signal.SIGHUP)  # which ends no agent, whatever it waits for
+            await until(lambda: "SIGHUP" in second.said())
             await rig.agent.terminate()
             await second.wait(lambda status: status.done == {"a"})
             assert await rig.loads() == 1
