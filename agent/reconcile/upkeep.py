@@ -7,9 +7,11 @@ import asyncio
 import logging
 import shutil
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
+from agent.artifacts.errors import disk_errors
 from agent.artifacts.store import Store
 from agent.core import words
 from agent.core.disk import DiskPolicy
@@ -43,7 +45,9 @@ class Room:
 
     def make(self, missing_bytes: int) -> None:
         """Free *missing_bytes* more than are free now, as far as that goes."""
-        usage = shutil.disk_usage(self._store.store_dir)
+        where = self._store.store_dir
+        with disk_errors(f"asking for the room in {where}", volume=where):
+            usage = shutil.disk_usage(where)
         share = min(1.0, (usage.free + missing_bytes) / max(usage.total, 1))
         self._collect(replace(self._policy, keep_free_ratio=max(share, self._policy.keep_free_ratio)))
 
@@ -71,23 +75,40 @@ class Upkeep:
     seconds: float
 
     async def run(self) -> None:
-        """Go round until cancelled; what fails is logged and tried again with the next round."""
-        said = ""
-        stuck: Mapping[str, str] = {}
+        """Go round until cancelled; what fails is told once and tried again with the next round."""
+        said: dict[str, Reason] = {}
         server = ServerProcess(lambda: self.board.server.url)
+        steps: Mapping[str, Callable[[], Awaitable[None]]] = {
+            "check": partial(self.pod.inspect, CHECKED_AT_ONCE),
+            "room": self._keep_room(),
+            "memory": partial(self._weigh, server),
+        }
         while True:
-            try:
-                await self.pod.inspect(CHECKED_AT_ONCE)
-                await asyncio.to_thread(self.room.keep)
-                stuck = _told_of(self.room.cannot_remove(), stuck)
-                own, rss = await asyncio.to_thread(own_rss_bytes), await asyncio.to_thread(server.rss_bytes)
-                memory = replace(self.board.memory, agent_rss_bytes=own, server_rss_bytes=rss)
-                self.board.say(memory=memory)
-            except AgentError as error:
-                if error.message != said:
-                    said = error.message
-                    log.warning("upkeep", extra={"reason": error.reason, "message_": said})
+            for name, step in steps.items():
+                try:
+                    await step()
+                except AgentError as error:
+                    if said.get(name) is not error.reason:
+                        fields = {"step": name, "reason": error.reason, "message_": error.message}
+                        log.warning("upkeep", extra=fields)
+                    said[name] = error.reason
+                else:
+                    said.pop(name, None)
             await asyncio.sleep(self.seconds)
+
+    def _keep_room(self) -> Callable[[], Awaitable[None]]:
+        stuck: Mapping[str, str] = {}
+
+        async def keep() -> None:
+            nonlocal stuck
+            await asyncio.to_thread(self.room.keep)
+            stuck = _told_of(self.room.cannot_remove(), stuck)
+
+        return keep
+
+    async def _weigh(self, server: ServerProcess) -> None:
+        own, rss = await asyncio.to_thread(own_rss_bytes), await asyncio.to_thread(server.rss_bytes)
+        self.board.say(memory=replace(self.board.memory, agent_rss_bytes=own, server_rss_bytes=rss))
 
 
 def _told_of(stuck: Mapping[str, str], before: Mapping[str, str]) -> Mapping[str, str]:

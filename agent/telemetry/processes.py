@@ -4,15 +4,40 @@ It can with a shared process namespace, and on a laptop. psutil reads it; what t
 never asked of psutil, since in a container it would tell the host's.
 """
 
+import errno
+import os
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import psutil
 
+from agent.core.errors import RetryableError
+from agent.core.reasons import Reason
 
-def own_rss_bytes() -> int:
-    """Return the resident bytes of this process."""
-    return int(psutil.Process().memory_info().rss)
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+def own_rss_bytes() -> int | None:
+    """Return the resident bytes of this process, None where /proc hides them. Blocks.
+
+    Raises RetryableError(ResourceExhausted) where there is no descriptor to read them by.
+    """
+    return _read(lambda: int(psutil.Process().memory_info().rss))
+
+
+def _read(read: Callable[[], int | None]) -> int | None:
+    """Take a process that cannot be seen for none; psutil raises the system's own errors beside its own."""
+    try:
+        return read()
+    except psutil.Error:
+        return None
+    except OSError as error:
+        if error.errno not in _EXHAUSTED:
+            return None
+        why = os.strerror(error.errno)
+        raise RetryableError(
+            Reason.RESOURCE_EXHAUSTED, f"reading memory in use: {why}; raise the limit (ulimit -n, memory)"
+        ) from error
 
 
 class ServerProcess:
@@ -23,17 +48,22 @@ class ServerProcess:
         self._process: psutil.Process | None = None
 
     def rss_bytes(self) -> int | None:
-        """Return its resident bytes with those of its children; None where it cannot be seen. Blocks."""
-        try:
-            if self._process is None or not self._process.is_running():
-                self._process = self._find()
-            if self._process is None:
-                return None
-            family = [self._process, *self._process.children(recursive=True)]
-            return sum(int(member.memory_info().rss) for member in family)
-        except psutil.Error:
-            self._process = None
+        """Return its resident bytes with those of its children; None where it cannot be seen. Blocks.
+
+        Raises RetryableError(ResourceExhausted) as `own_rss_bytes` does.
+        """
+        return _read(self._family_rss)
+
+    def _family_rss(self) -> int | None:
+        process, self._process = self._process, None  # looked for again if anything goes wrong
+        if process is None or not process.is_running():
+            process = self._find()
+        if process is None:
             return None
+        family = [process, *process.children(recursive=True)]
+        rss = sum(int(member.memory_info().rss) for member in family)
+        self._process = process
+        return rss
 
     def _find(self) -> psutil.Process | None:
         port = _port(self._url())
