@@ -132,7 +132,7 @@ class Fetcher:
         blob = blob_id(listing.objects[0].identity)
         while not (turn := self._turns.claim(blob))[1]:  # who comes second finds the archive's members
             if (flying := self._flights.flying(blob)) is not None:
-                progress.follow(flying.meter)
+                progress.follow(flying.meter, mine=False)
             await turn[0].landed.wait()
         try:
             return await self._bring(uri, provider, listing, resolved_at, progress, declared)
@@ -262,7 +262,7 @@ class Fetcher:
                 mine[flight] = obj
             else:
                 others[obj.path] = flight
-            progress.follow(flight.meter)
+            progress.follow(flight.meter, mine=claimed)
         try:
             if mine:
                 orders = [self._order(provider, flight, obj, work.declared) for flight, obj in mine.items()]
