@@ -24,10 +24,16 @@ _CANNOT = frozenset({errno.EXDEV, errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, 
 
 
 def copy_file(
-    source: Callable[[], int], partial: Path, meter: Meter, cancelled: threading.Event, want: frozenset[str]
+    source: Callable[[], int],
+    partial: Path,
+    meter: Meter,
+    cancelled: threading.Event,
+    want: frozenset[str],
+    pay: Callable[[int], None] = lambda _: None,
 ) -> Moved:
     """Put the bytes of the file that *source* opens into *partial*; blocks.
 
+    *pay* is called with the size of each piece that was read and may wait; sharing blocks reads none.
     Raises RetryableError(SnapshotChanged) if the file changed meanwhile.
     """
     folder = partial.parent
@@ -36,11 +42,9 @@ def copy_file(
     try:
         with disk_errors("copying a file of the model", volume=folder):
             before = _state(reading)
-            writing = os.open(
-                partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
-            )
+            writing = open_fresh(partial)
             try:
-                size = _copy(reading, writing, before[0], meter, cancelled)
+                size = _copy(reading, writing, before[0], meter, cancelled, pay)
                 if _state(reading) != before or size != before[0]:
                     raise RetryableError(Reason.SNAPSHOT_CHANGED, "the file changed while it was copied")
                 digests = _digests(writing, size, want)
@@ -51,12 +55,25 @@ def copy_file(
     return Moved(size, digests)
 
 
+def open_fresh(partial: Path) -> int:
+    """Open a partial of our own, empty: what an earlier try that hangs still writes goes nowhere."""
+    partial.unlink(missing_ok=True)
+    return os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+
+
 def _state(descriptor: int) -> tuple[int, int, int, int]:
     stat = os.fstat(descriptor)
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
-def _copy(reading: int, writing: int, size: int, meter: Meter, cancelled: threading.Event) -> int:
+def _copy(
+    reading: int,
+    writing: int,
+    size: int,
+    meter: Meter,
+    cancelled: threading.Event,
+    pay: Callable[[int], None],
+) -> int:
     try:
         fcntl.ioctl(writing, FICLONE, reading)
     except OSError as error:
@@ -80,6 +97,7 @@ def _copy(reading: int, writing: int, size: int, meter: Meter, cancelled: thread
             break
         done += count
         meter.add(count)
+        pay(count)
     return done
 
 

@@ -1,7 +1,12 @@
 """Objects that come by no HTTP request: files of this machine, and readers of a library."""
 
 import asyncio
+import os
 import threading
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import google_crc32c
 import pytest
@@ -13,8 +18,9 @@ from agent.artifacts.progress import Progress
 from agent.artifacts.store import Store
 from agent.core.errors import RetryableError
 from agent.core.reasons import Reason
-from agent.storage.base import Listing, ReaderSource, RemoteObject
+from agent.storage.base import FileSource, Listing, ReaderSource, RemoteObject
 from agent.storage.file import FileProvider
+from tests.artifacts.engine_stands import order_in
 
 CONTENT = bytes(range(256)) * 80_000  # 20 MB: more than two pieces of a reader
 
@@ -63,6 +69,57 @@ async def fetch(store):
 
     yield fetch
     engine.close()
+
+
+def open_below(folder):
+    links = []
+    for each in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            links.append(str(each.readlink()))
+    return [link for link in links if link.startswith(f"{folder}/")]
+
+
+async def test_a_library_that_was_cancelled_while_it_hung_writes_nothing_into_the_next_try(tmp_path):
+    reading, go = threading.Event(), threading.Event()
+
+    def hung(start):
+        reading.set()
+        go.wait(10)
+
+    library, other = Library(size=len(CONTENT)), Library(bytes(len(CONTENT)))
+    library.hook, library.identity, other.identity = hung, "identity", "identity"
+    order = order_in(tmp_path, len(CONTENT))
+    engine = Engine(EngineSettings())
+    first = asyncio.ensure_future(engine.move([replace(order, source=partial(library.source, order.obj))]))
+    await asyncio.to_thread(reading.wait, 10)
+    first.cancel()
+    await asyncio.wait([first])
+
+    await engine.move([replace(order, source=partial(other.source, order.obj))])
+    go.set()  # the first one reads on, after all that the second wrote
+    while open_below(tmp_path):
+        await asyncio.sleep(0.001)
+    assert (tmp_path / "part").read_bytes() == other.content
+    engine.close()
+
+
+async def test_the_bandwidth_limit_holds_for_files_of_this_machine_too(tmp_path):
+    content = CONTENT[: 2 << 20]
+
+    def opened():
+        memory = os.memfd_create("elsewhere")  # no file system could share its blocks with ours
+        os.write(memory, content)
+        return memory
+
+    async def source():
+        return FileSource(opened)
+
+    engine = Engine(EngineSettings(bandwidth_limit=4 << 20))
+    began = asyncio.get_running_loop().time()
+    await engine.move([replace(order_in(tmp_path, len(content)), source=source)])
+    engine.close()
+    assert (tmp_path / "part").read_bytes() == content
+    assert asyncio.get_running_loop().time() - began > 0.4
 
 
 @pytest.mark.parametrize("size", [None, len(CONTENT)])

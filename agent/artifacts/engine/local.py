@@ -6,12 +6,13 @@ Each is moved on a daemon thread, a few at once, and checked like any other.
 import asyncio
 import os
 import threading
+from functools import partial
 
 from agent.artifacts.digests import SEEN_FIRST, Digests, needed
 from agent.artifacts.engine.streamed import write_all
 from agent.artifacts.engine.throttle import Throttle
 from agent.artifacts.errors import disk_errors
-from agent.artifacts.localfile import copy_file
+from agent.artifacts.localfile import copy_file, open_fresh
 from agent.artifacts.orders import Moved, Order
 from agent.artifacts.retries import patiently
 from agent.artifacts.threads import Threads
@@ -21,7 +22,6 @@ from agent.storage.base import FileSource, ReaderSource, Source
 
 AT_ONCE = 4
 PIECE_BYTES = 8 << 20
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class LocalMoves:
@@ -46,7 +46,8 @@ class LocalMoves:
         order.meter.set(0)
         match source:
             case FileSource():
-                await self._threads.run(lambda: _file(order, source, cancelled), abort=cancelled.set)
+                copy = lambda: _file(order, source, cancelled, self._throttle)  # noqa: E731 - one line below
+                await self._threads.run(copy, abort=cancelled.set)
             case ReaderSource():
                 read = lambda: _library(order, source, cancelled, self._throttle)  # noqa: E731 - two lines below
                 moved = await self._threads.run(read, abort=cancelled.set)
@@ -59,9 +60,10 @@ class LocalMoves:
                 raise RetryableError(Reason.STORAGE_ERROR, "storage changed the way to read an object")
 
 
-def _file(order: Order, source: FileSource, cancelled: threading.Event) -> None:
+def _file(order: Order, source: FileSource, cancelled: threading.Event, throttle: Throttle | None) -> None:
     want = needed(order.want, order.obj.checksums)
-    moved = copy_file(source.open, order.partial, order.meter, cancelled, want)
+    pay = partial(_pay, throttle=throttle, cancelled=cancelled)
+    moved = copy_file(source.open, order.partial, order.meter, cancelled, want, pay)
     if not cancelled.is_set():
         order.settle(moved)
 
@@ -72,12 +74,12 @@ def _library(
     digests = Digests(needed(order.want, order.obj.checksums) or SEEN_FIRST)
     size, at = order.obj.size, 0
     with disk_errors("writing a download", need_bytes=size, volume=order.partial.parent):
-        descriptor = os.open(order.partial, _FLAGS, 0o644)
+        descriptor = open_fresh(order.partial)
     try:
         while not cancelled.is_set() and (size is None or at < size):
             stop = at + PIECE_BYTES if size is None else min(at + PIECE_BYTES, size)
             piece = source.read(at, stop)
-            if not piece:
+            if not piece or cancelled.is_set():
                 break
             with disk_errors("writing a download", need_bytes=len(piece), volume=order.partial.parent):
                 write_all(descriptor, memoryview(piece), at)
