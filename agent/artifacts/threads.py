@@ -10,6 +10,9 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from agent.core.errors import RetryableError
+from agent.core.reasons import Reason
+
 GRACE_SECONDS = 0.4
 """How long a cancelled caller waits for its thread to let go: cancel has to be done within a second."""
 
@@ -24,6 +27,7 @@ class Threads:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._idle = 0
+        self._owed = 0
         self._threads = 0
         self._closed = False
 
@@ -53,23 +57,41 @@ class Threads:
                 self._jobs.put(None)
 
     def start(self, job: Callable[[], None]) -> None:
-        """Run *job* on a thread; it must not raise. Raises RuntimeError once closed."""
+        """Run *job* on a thread; it must not raise.
+
+        Raises RetryableError: StorageUnavailable once closed, ResourceExhausted if there can be no thread.
+        """
         with self._lock:
             if self._closed:
-                raise RuntimeError(f"{self._name} is closed")
+                raise RetryableError(Reason.STORAGE_UNAVAILABLE, "the agent is stopping")
             self._jobs.put(job)
             if self._idle:
                 self._idle -= 1
                 return
+            thread = threading.Thread(
+                target=self._work, name=f"{self._name}-{self._threads + 1}", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError as error:
+                if self._threads:
+                    self._owed += 1  # the next that is free takes it
+                    return
+                self._jobs.get_nowait()
+                raise RetryableError(
+                    Reason.RESOURCE_EXHAUSTED,
+                    "no thread can be started; raise the limit on processes (pids.max, ulimit -u)",
+                ) from error
             self._threads += 1
-            name = f"{self._name}-{self._threads}"
-        threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
             with self._lock:
-                self._idle += 1
+                if self._owed:
+                    self._owed -= 1
+                else:
+                    self._idle += 1
 
 
 def _call(work: Callable[[], T], loop: asyncio.AbstractEventLoop, future: "asyncio.Future[T]") -> None:

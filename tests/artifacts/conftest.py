@@ -1,7 +1,10 @@
-"""A store in each of its two layouts."""
+"""A store in each of its two layouts, and wires."""
+
+import socket
 
 import pytest
 
+from agent.artifacts.engine.wire import PlainWire
 from tests.artifacts.shelf import Clock, Shelf
 
 
@@ -15,3 +18,18 @@ def shelf(request, tmp_path):
 def store(shelf):
     with shelf.open() as store:
         yield store
+
+
+@pytest.fixture
+def wired():
+    """Make wires for a lane, each with the other end of it."""
+    both = []
+
+    def wired():
+        ours, theirs = socket.socketpair()
+        both.extend((ours, theirs))
+        return PlainWire(ours), theirs
+
+    yield wired
+    for end in both:
+        end.close()

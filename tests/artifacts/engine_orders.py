@@ -47,6 +47,7 @@ class Orders:
                 partial.unlink()
                 journal.unlink(missing_ok=True)
                 raise RetryableError(Reason.INTEGRITY_MISMATCH, problem)
+            journal.unlink(missing_ok=True)
             self.proofs[obj.key] = f"{proof} {strongest(moved.digests)}"
             partial.rename(self.folder / obj.path)
 

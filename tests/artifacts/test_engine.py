@@ -19,7 +19,7 @@ from agent.core.reasons import Reason
 from agent.storage.base import RemoteObject
 from tests.artifacts.engine_orders import FAST, LARGE, SMALL, Orders
 from tests.fakes.faulty_origin import Fault, FaultyOrigin
-from tests.fakes.origin_provider import OriginProvider
+from tests.fakes.origin_provider import OriginAnswers, OriginProvider
 
 
 @pytest.fixture
@@ -335,6 +335,36 @@ async def test_a_drip_is_given_up_after_a_while_and_another_connection_goes_on(o
     await engine.move(await orders.of("/x"))
     assert orders.read("/x") == SMALL
     assert len(origin.requests("/x")) == 2
+
+
+async def test_an_origin_that_is_shut_for_long_fails_the_next_model_at_once_and_says_how_long(
+    origin, engine, tmp_path
+):
+    origin.put("/x", SMALL, [Fault(status=503, headers={"Retry-After": "600"})])
+    origin.put("/y", SMALL)
+    orders = Orders(origin, tmp_path)
+    for path in ("/x", "/y"):
+        with pytest.raises(RetryableError) as caught:
+            await engine.move(await orders.of(path))
+        assert caught.value.reason is Reason.STORAGE_THROTTLED
+        assert caught.value.retry_after_seconds == pytest.approx(600, abs=5)
+    assert origin.requests("/y") == []
+    assert "asks to be left alone for" in caught.value.message
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+async def test_credentials_that_run_out_on_the_way_are_asked_for_anew_once(origin, engine, tmp_path, content):
+    class Answers(OriginAnswers):
+        def error(self, status, headers, body):
+            if status == 403:
+                return TerminalError(Reason.ACCESS_DENIED, "the token expired")
+            return super().error(status, headers, body)
+
+    origin.put("/x", content, [Fault(cut=1000), Fault(status=403), Fault()])
+    orders = Orders(origin, tmp_path)
+    orders.provider.answers = Answers()
+    await engine.move(await orders.of("/x"))
+    assert orders.read("/x") == content
 
 
 async def test_one_order_that_fails_stops_the_others_of_its_model_only(origin, engine, tmp_path):

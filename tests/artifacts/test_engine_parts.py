@@ -19,6 +19,7 @@ from agent.artifacts.engine.ordered import OrderedDigests
 from agent.artifacts.engine.patience import pause_after
 from agent.artifacts.engine.settings import MIB
 from agent.artifacts.engine.throttle import Throttle
+from agent.artifacts.engine.writeback import Writeback, cacheable_bytes
 from agent.artifacts.reserve import reserve
 from agent.core.errors import RetryableError, TerminalError
 from agent.core.reasons import Reason
@@ -133,21 +134,21 @@ def test_a_journal_never_tells_of_more_than_was_recorded(tmp_path_factory, spans
     partial = os.open(folder / "part", os.O_RDWR | os.O_CREAT)
     os.pwrite(partial, content, 0)
     bound = {"identity": "x", "size": 20, "algorithm": "crc32c"}
-    journal, found = open_journal(folder / "journal", partial, boot="1", **bound)
-    assert found == []
+    opened = open_journal(folder / "journal", partial, boot="1", **bound)
+    assert not opened.spans
     recorded = [
         Span(min(s), max(s), CRCS["crc32c"].calc(content[min(s) : max(s)])) for s in spans if s[0] != s[1]
     ]
     for span in recorded:
-        journal.append(span)
-    journal.close()
+        opened.journal.append(span)
+    opened.journal.close()
     if recorded and torn:
         os.truncate(folder / "journal", max(0, (folder / "journal").stat().st_size - torn))
     for _ in range(2):
-        _, found = open_journal(folder / "journal", partial, boot="2" if reboot else "1", **bound)
+        found = open_journal(folder / "journal", partial, boot="2" if reboot else "1", **bound).spans
         assert set(found) <= set(recorded)
         assert all(one.stop <= two.start for one, two in pairwise(found))
-    assert open_journal(folder / "journal", partial, boot="1", **{**bound, "identity": "y"})[1] == []
+    assert open_journal(folder / "journal", partial, boot="1", **{**bound, "identity": "y"}).spans == ()
     os.close(partial)
 
 
@@ -192,6 +193,60 @@ def test_reserving_keeps_what_is_there_and_tells_when_there_is_no_room(tmp_path)
     with pytest.raises(OSError, match=r"space|large"):
         reserve(descriptor, 1 << 60)
     os.close(descriptor)
+
+
+STEP = 32 * MIB
+
+
+def filled(size, *, keep_cached, parts=4):
+    """What is hinted while a file is filled by so many writers at once: steps begun, and steps let go."""
+    begun, gone = [], []
+    watch = Writeback(
+        -1,
+        size,
+        keep_cached=keep_cached,
+        write_out=lambda _, at, count: begun.append((at, count)),
+        let_go=lambda _, at, count: gone.append((at, len(begun))),
+    )
+    part = size // parts // MIB * MIB
+    for done in range(0, size, MIB):
+        for start in range(0, size, part):
+            stop = min(start + part, size)
+            if start + done < stop:
+                watch.wrote(start + done, min(start + done + MIB, stop))
+    return begun, gone
+
+
+@pytest.mark.parametrize("size", [65 * MIB, 640 * MIB, 1000 * MIB + 77])
+def test_each_stretch_of_a_large_file_is_begun_to_be_written_once(size):
+    begun, gone = filled(size, keep_cached=True)
+    assert sorted(begun) == [(at, STEP) for at in range(0, size, STEP)]
+    assert gone == []
+
+
+def test_a_file_that_may_not_stay_in_memory_is_let_go_in_the_order_it_was_written_out():
+    begun, gone = filled(1024 * MIB, keep_cached=False)
+    assert [at for at, _ in gone] == [at for at, _ in begun[: len(gone)]]
+    assert all((after - number) * STEP > 128 * MIB for number, (_, after) in enumerate(gone))
+    assert len(begun) - len(gone) <= 4
+
+
+def test_a_small_file_is_left_to_the_kernel():
+    assert filled(64 * MIB, keep_cached=False) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "limited"),
+    [("memory.max", "1073741824", True), ("memory.max", "max", False),
+     ("memory/memory.limit_in_bytes", "1073741824", True), ("other", "", False)],
+)  # fmt: skip
+def test_what_may_stay_in_memory_is_a_quarter_of_what_this_container_may_have(
+    tmp_path, name, content, limited
+):
+    (tmp_path / "memory").mkdir()
+    (tmp_path / name).write_text(content)
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert cacheable_bytes(tmp_path) == min(machine, (1 << 30) if limited else machine) // 4
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ class OriginProvider:
         self.pinned, self.sizes, self.checksums = pinned, sizes, checksums
         self.ssl_context, self.proxy = ssl_context, proxy
         self.listings = 0
+        self.answers = OriginAnswers()
 
     async def resolve(self, uri: str) -> Listing:
         self.listings += 1
@@ -75,7 +76,7 @@ class OriginProvider:
         etag = obj.identity.rpartition(" ")[2]
         return HttpSource(
             url=self.origin.url + quote(obj.key),
-            answers=OriginAnswers(),
+            answers=self.answers,
             headers={"If-Match": etag} if self.pinned else {},
             expect={"etag": etag} if self.pinned else {},
             ssl_context=self.ssl_context,

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from agent.artifacts.engine.dial import Route, route_of
 from agent.artifacts.engine.pieces import Download
@@ -37,6 +38,7 @@ class Tools:
     break_off: Callable[[Job], None]
     move_locally: Callable[[Order, Source], Awaitable[None]]
     boot: str
+    keep_cached: Callable[[], bool]
     clock: Callable[[], float]
 
 
@@ -59,6 +61,8 @@ class OrderCrew:
         self._room = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._job.idle = lambda: self._post(self._idle.set)
+        self._job.fail = self.failed
+        self.total_bytes = sum(order.obj.size or 0 for order in orders)
 
     async def run(self) -> None:
         """Move all; raises the first failure. When cancelled, lets go within a second."""
@@ -87,12 +91,10 @@ class OrderCrew:
                         if job.writing:
                             await self._idle.wait()
         hangs = bool(job.writing)
-        for download in list(self._moving):
-            if hangs:  # a thread hangs in the disk: what it still writes must never be taken for a partial
-                download.order.partial.unlink(missing_ok=True)
-                download.order.journal.unlink(missing_ok=True)
-            else:
-                download.give_up()
+        left = list(self._moving)
+        with suppress(TimeoutError, AgentError):  # closing and removing may hang too
+            async with asyncio.timeout(_GRACE_SECONDS):
+                await tools.threads.run(lambda: _give_up(left, hangs=hangs))
 
     async def _feed(self) -> None:
         for order in self._orders:
@@ -116,19 +118,27 @@ class OrderCrew:
     async def _begin(self, order: Order, source: HttpSource) -> None:
         route, size = route_of(source), order.obj.size
         if size is None or size <= SMALL_BYTES or not order.obj.pinned:
-            download: Download = Streamed(order, source, self)
+            download: Download = Streamed(
+                order, source, self, now=self._tools.clock(), keep_cached=self._tools.keep_cached
+            )
             self._moving[download] = route
         else:
             tools = self._tools
             download = Ranged(
-                order, source, self, boot=tools.boot, start_thread=tools.threads.start, now=tools.clock()
-            )
+                order, source, self, boot=tools.boot, start_thread=tools.threads.start, now=tools.clock(),
+                keep_cached=tools.keep_cached,
+            )  # fmt: skip
             self._moving[download] = route
             self._ranged += 1
-            await tools.threads.run(download.prepare)
+            await tools.threads.run(download.prepare, abort=partial(self._abort, download))
         self._tools.pool.offer(self._job, route, download)
         if not self._tools.pool.saturated(self._job):
             self._tools.pool.pump()
+
+    def _abort(self, download: Download) -> None:
+        """Make `prepare` end soon, from the loop: what may block is done by another thread."""
+        with suppress(AgentError):
+            self._tools.threads.start(download.give_up)
 
     async def _locally(self, order: Order, source: Source) -> None:
         await self._tools.move_locally(order, source)
@@ -141,7 +151,7 @@ class OrderCrew:
         if not isinstance(source, HttpSource):
             raise RetryableError(Reason.STORAGE_ERROR, "storage changed the way to read an object")
         download.refreshed(source, self._tools.clock())
-        await self._tools.threads.run(download.prepare)
+        await self._tools.threads.run(download.prepare, abort=partial(self._abort, download))
         if download in self._moving:
             self._moving[download] = route_of(source)
             self.offer(download)
@@ -175,6 +185,10 @@ class OrderCrew:
                 self._ranged -= 1
         self._count()
 
+    def moves(self, download: Download) -> bool:
+        """Whether it is one of ours and not done. From any thread."""
+        return download in self._moving
+
     def failed(self, error: BaseException) -> None:
         """See `Crew`."""
         self._post(lambda: self._fail(error))
@@ -207,3 +221,11 @@ class OrderCrew:
     def _post(self, call: Callable[[], None]) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(call)
+
+
+def _give_up(downloads: Sequence[Download], *, hangs: bool) -> None:
+    for download in downloads:
+        if hangs:  # a thread hangs in the disk: what it still writes must never be taken for a partial
+            download.order.partial.unlink(missing_ok=True)
+            download.order.journal.unlink(missing_ok=True)
+        download.give_up()

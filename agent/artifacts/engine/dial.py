@@ -99,6 +99,8 @@ def dial(route: Route, policy: AddressPolicy = permit_all) -> Wire:
         raise RetryableError(Reason.STORAGE_UNAVAILABLE, message) from error
     except OSError as error:
         raise network_error(error, place) from error
+    except UnicodeError as error:  # what getaddrinfo says to a label of more than 63 letters
+        raise TerminalError(Reason.STORAGE_ERROR, f"{place[:300]}: that is no host name") from error
     except ProtocolError as error:
         raise RetryableError(Reason.STORAGE_UNAVAILABLE, f"{place}: {error}") from error
 

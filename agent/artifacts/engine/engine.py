@@ -10,18 +10,18 @@ from collections.abc import Sequence
 
 from agent.artifacts.engine.crew import OrderCrew, Tools
 from agent.artifacts.engine.dial import dial
+from agent.artifacts.engine.exchange import Connection
 from agent.artifacts.engine.journal import boot_id
 from agent.artifacts.engine.lane import EpollLane
 from agent.artifacts.engine.local import LocalMoves
-from agent.artifacts.engine.pieces import Piece
+from agent.artifacts.engine.pieces import Piece, unwanted
 from agent.artifacts.engine.pool import Job, Lane, Pool
 from agent.artifacts.engine.settings import EngineSettings
 from agent.artifacts.engine.throttle import Throttle
+from agent.artifacts.engine.writeback import cacheable_bytes
 from agent.artifacts.orders import Order
 from agent.artifacts.retries import first_error
 from agent.artifacts.threads import Threads
-from agent.core.errors import RetryableError
-from agent.core.reasons import Reason
 from agent.storage.addresses import AddressPolicy, permit_all
 
 
@@ -44,12 +44,14 @@ class Engine:
         self._throttle = Throttle(limit, time.monotonic) if limit else None
         self._lanes: list[EpollLane] = []
         self._lock = threading.Lock()
+        self._closed = False
         self._crews: dict[Job, OrderCrew] = {}
         self._pool = Pool(
             self._settings,
             start_thread=self._threads.start,
             pick_lane=self._lane,
             connect=lambda route: dial(route, policy),
+            crashed=self._crashed,
             clock=time.monotonic,
         )
         self._local = LocalMoves(self._threads, self._throttle)
@@ -59,6 +61,7 @@ class Engine:
             break_off=self._break_off,
             move_locally=self._local.move,
             boot=boot or boot_id(),
+            keep_cached=self._keep_cached,
             clock=time.monotonic,
         )
 
@@ -78,6 +81,7 @@ class Engine:
     def close(self) -> None:
         """Stop everything; what is on its way fails."""
         with self._lock:
+            self._closed = True
             for lane in self._lanes:
                 lane.close()
         self._threads.close()
@@ -85,8 +89,11 @@ class Engine:
     def _lane(self) -> Lane:
         """Return the lane with the fewest connections, a new one while there are few."""
         with self._lock:
-            idle = [lane for lane in self._lanes if not lane.load]
-            if not idle and len(self._lanes) < self._settings.lanes:
+            alive = [lane for lane in self._lanes if not lane.over]
+            if not self._closed:
+                self._lanes = alive
+            idle = [lane for lane in alive if not lane.load]
+            if not idle and len(alive) < self._settings.lanes and not self._closed:
                 name = f"engine-lane-{len(self._lanes)}"
                 lane = EpollLane(
                     name,
@@ -95,18 +102,26 @@ class Engine:
                     self._throttle,
                     clock=time.monotonic,
                     crashed=self._crashed,
+                    busy=self._busy,
                 )
                 self._lanes.append(lane)
                 return lane
             return min(self._lanes, key=lambda each: each.load)
 
+    def _busy(self) -> list[Connection]:
+        return [connection for lane in list(self._lanes) for connection in lane.busy()]
+
+    def _keep_cached(self) -> bool:
+        """Whether all that is being moved may stay in memory, for the server to read it from there."""
+        return sum(crew.total_bytes for crew in list(self._crews.values())) <= cacheable_bytes()
+
     def _break_off(self, job: Job) -> None:
         pieces = self._pool.pieces_of(job)
-        error = RetryableError(Reason.STORAGE_UNAVAILABLE, "no longer wanted")
         for lane in list(self._lanes):
-            lane.drop(pieces, error)
+            lane.drop(pieces, unwanted())
 
     def _crashed(self, piece: Piece, error: BaseException) -> None:
-        job = self._pool.owner_of(piece)
-        if job is not None and (crew := self._crews.get(job)) is not None:
-            crew.failed(error)
+        """A bug: whoever waits for *piece* is told, as nobody else will."""
+        for crew in list(self._crews.values()):
+            if crew.moves(piece.download):
+                crew.failed(error)

@@ -4,6 +4,8 @@ Everything here happens on the connection's lane. A connection is used again onl
 read exactly to its end.
 """
 
+import errno
+
 from agent.artifacts.engine.checks import refusal
 from agent.artifacts.engine.dial import Route, request_of
 from agent.artifacts.engine.http1 import MAX_HEAD_BYTES, Chunks, Head, ProtocolError, parse_head
@@ -23,9 +25,11 @@ class Connection:
         self.wire, self.route = wire, route
         self.piece: Piece | None = None
         self.last_byte = now
+        self.asked_at = now
         self.window_began = now
         self.window_bytes = 0
         self.used = False
+        self.spoiled = False
         self.reusable = True
         self._unsent = b""
         self._head: Head | None = None
@@ -47,10 +51,12 @@ class Connection:
     def start(self, piece: Piece, now: float) -> None:
         """Send the request of *piece*. Raises OSError, AgentError, ValueError."""
         self.piece = piece
-        self.last_byte = self.window_began = now
+        self.last_byte = self.window_began = self.asked_at = now
         self.window_bytes = 0
         self._head, self._begin_bytes, self._left = None, b"", None
         self._chunks = self._error_body = None
+        if self.spoiled:
+            raise ConnectionResetError(errno.ECONNRESET, "it was closed while it was idle")
         span = None if piece.stop is None else (piece.start, piece.stop)
         self._unsent = request_of(piece.source, span)
         self.flush()

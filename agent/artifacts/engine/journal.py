@@ -1,25 +1,31 @@
 """Which ranges of a partial are good: survives the process, and, checked by CRC, the machine.
 
-A file of fixed records behind a head that binds it to one object's identity, size, algorithm and this
-boot of the machine. A record is believed only if its own check is right; the bytes it speaks of were
-written before it was.
+Small records behind a head that binds them to one object's identity and size and this boot of the machine.
+A record is believed only if its own check is right; the bytes it speaks of were written before it was.
 """
 
 import contextlib
 import hashlib
+import json
 import os
 import struct
+import threading
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.artifacts.crc import CRCS
+from agent.core.errors import RetryableError
+from agent.core.reasons import Reason
 
-_MAGIC = b"magnt-j1"
+_MAGIC = b"magnt-j2"
 _HEAD = struct.Struct("<8s32s16s16s")  # magic, identity, algorithm, boot
-_RECORD = struct.Struct("<QQQI")  # start, stop, crc, check of these three
+_FRAME = struct.Struct("<cHI")  # kind, length of the body, its check
+_KIND_SPAN, _KIND_TOLD = b"s", b"t"
+_SPAN = struct.Struct("<QQQ")  # start, stop, crc
 _READ = 1 << 20
+_MOST_TOLD = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +38,32 @@ class Span:
 
 
 class Journal:
-    """The open journal of one partial; `append` from any thread, each record one write."""
+    """The open journal of one partial; from any thread, each record one write."""
 
     def __init__(self, path: Path, head: bytes) -> None:
         self._path = path
         self._head = head
         self._descriptor: int | None = None
+        self._lock = threading.Lock()
 
     def append(self, span: Span) -> None:
-        """Record that the bytes of *span* were written."""
-        if self._descriptor is None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._descriptor = os.open(self._path, flags, 0o600)
-            if not os.fstat(self._descriptor).st_size:
-                os.write(self._descriptor, self._head)
-        os.write(self._descriptor, _packed(span))
+        """Record that the bytes of *span* were written. Raises OSError."""
+        self._write(_packed(span))
+
+    def tell(self, checksums: Mapping[str, str]) -> None:
+        """Record what the service said of the whole object: no other answer may come. Raises OSError."""
+        body = _told(checksums)
+        if len(body) <= _MOST_TOLD:
+            self._write(body)
+
+    def _write(self, record: bytes) -> None:
+        with self._lock:
+            if self._descriptor is None:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._descriptor = os.open(self._path, flags, 0o600)
+                if not os.fstat(self._descriptor).st_size:
+                    os.write(self._descriptor, self._head)
+            os.write(self._descriptor, record)
 
     def forget(self) -> None:
         """The partial is worthless: begin again."""
@@ -55,32 +72,56 @@ class Journal:
 
     def close(self) -> None:
         """Close the file; it stays."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        with self._lock:
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A journal to go on with, the good spans in order and without overlap, and the digest that they use."""
+
+    journal: Journal
+    algorithm: str
+    spans: Sequence[Span] = ()
+    told: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_journal(
-    path: Path, partial: int, *, identity: str, size: int, algorithm: str, boot: str
-) -> tuple[Journal, list[Span]]:
-    """Return the journal of the partial and the spans that are good, in order and without overlap.
+    path: Path,
+    partial: int,
+    *,
+    identity: str,
+    size: int,
+    algorithm: str,
+    boot: str,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Found:
+    """Return the journal of the partial; *algorithm* is for a new one, an old one goes on with its own.
 
     Everything of another identity or size is worthless. After a reboot a span counts only if the bytes on
-    disk still have its CRC. Raises OSError.
+    disk still have its CRC. Raises OSError, and RetryableError once *stopped*, with all left as it was.
     """
-    head = _head(identity, size, algorithm, boot)
-    journal = Journal(path, head)
-    old_head, spans = _read(path)
-    if old_head != head and not _same_but_boot(old_head, head):
-        if old_head:
+    raw = _read(path)
+    old = raw[: _HEAD.size]
+    used = _algorithm_of(old)
+    head = _head(identity, size, used or algorithm, boot)
+    if used is None or not _same_but_boot(old, head):
+        head = _head(identity, size, algorithm, boot)
+        journal = Journal(path, head)
+        if raw:
             journal.forget()
-        return journal, []
+        return Found(journal, algorithm)
+    spans, told, clean = _records(raw)
     good = _disjoint(spans, size)
-    if old_head != head:
-        good = [span for span in good if _on_disk(partial, span, algorithm)]
-    if old_head != head or len(good) != len(spans):
-        _rewrite(path, head, good)
-    return journal, good
+    if old != head:
+        good = [span for span in good if not stopped() and _on_disk(partial, span, used, stopped)]
+    if stopped():
+        raise RetryableError(Reason.STORAGE_UNAVAILABLE, "no longer wanted")
+    if old != head or not clean or len(good) != len(spans):
+        _rewrite(path, head, good, told)  # what is appended behind a torn record would never be read
+    return Found(Journal(path, head), used, good, told)
 
 
 def _head(identity: str, size: int, algorithm: str, boot: str) -> bytes:
@@ -92,25 +133,48 @@ def _same_but_boot(one: bytes, other: bytes) -> bool:
     return bool(one) and one[:-16] == other[:-16]
 
 
+def _framed(kind: bytes, body: bytes) -> bytes:
+    return _FRAME.pack(kind, len(body), zlib.crc32(kind + body)) + body
+
+
 def _packed(span: Span) -> bytes:
-    body = struct.pack("<QQQ", span.start, span.stop, span.crc)
-    return body + struct.pack("<I", zlib.crc32(body))
+    return _framed(_KIND_SPAN, _SPAN.pack(span.start, span.stop, span.crc))
 
 
-def _read(path: Path) -> tuple[bytes, list[Span]]:
+def _told(checksums: Mapping[str, str]) -> bytes:
+    return _framed(_KIND_TOLD, json.dumps(dict(checksums)).encode())
+
+
+def _read(path: Path) -> bytes:
     try:
-        raw = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
-        return b"", []
-    if len(raw) < _HEAD.size or not raw.startswith(_MAGIC):
-        return b"?", []
-    spans = []
-    for at in range(_HEAD.size, len(raw) - _RECORD.size + 1, _RECORD.size):
-        start, stop, crc, check = _RECORD.unpack_from(raw, at)
-        if zlib.crc32(raw[at : at + 24]) != check:
-            break  # torn: nothing after it can be trusted to be aligned
-        spans.append(Span(start, stop, crc))
-    return raw[: _HEAD.size], spans
+        return b""
+
+
+def _algorithm_of(head: bytes) -> str | None:
+    if len(head) < _HEAD.size or not head.startswith(_MAGIC):
+        return None
+    name = _HEAD.unpack(head)[2].rstrip(b"\0").decode("ascii", "replace")
+    return name if name in CRCS else None
+
+
+def _records(raw: bytes) -> tuple[list[Span], dict[str, str], bool]:
+    """Return what the records say, and whether that was all: nothing after a torn one can be believed."""
+    spans: list[Span] = []
+    told: dict[str, str] = {}
+    at = _HEAD.size
+    while at + _FRAME.size <= len(raw):
+        kind, length, check = _FRAME.unpack_from(raw, at)
+        body = raw[at + _FRAME.size : at + _FRAME.size + length]
+        if len(body) != length or zlib.crc32(kind + body) != check:
+            break
+        if kind == _KIND_SPAN:
+            spans.append(Span(*_SPAN.unpack(body)))
+        else:
+            told.update(json.loads(body))
+        at += _FRAME.size + length
+    return spans, told, at == len(raw)
 
 
 def _disjoint(spans: Sequence[Span], size: int) -> list[Span]:
@@ -123,10 +187,10 @@ def _disjoint(spans: Sequence[Span], size: int) -> list[Span]:
     return good
 
 
-def _on_disk(partial: int, span: Span, algorithm: str) -> bool:
+def _on_disk(partial: int, span: Span, algorithm: str, stopped: Callable[[], bool]) -> bool:
     calc = CRCS[algorithm].calc
     at, crc = span.start, 0
-    while at < span.stop:
+    while at < span.stop and not stopped():
         data = os.pread(partial, min(_READ, span.stop - at), at)
         if not data:
             return False
@@ -135,10 +199,11 @@ def _on_disk(partial: int, span: Span, algorithm: str) -> bool:
     return crc == span.crc
 
 
-def _rewrite(path: Path, head: bytes, spans: Sequence[Span]) -> None:
+def _rewrite(path: Path, head: bytes, spans: Sequence[Span], told: Mapping[str, str]) -> None:
     temp = path.with_name(f".agent-tmp-{os.urandom(8).hex()}")
     try:
-        temp.write_bytes(head + b"".join(_packed(span) for span in spans))
+        records = [_packed(span) for span in spans] + ([_told(told)] if told else [])
+        temp.write_bytes(head + b"".join(records))
         temp.chmod(0o600)
         temp.rename(path)
     except OSError:

@@ -1,26 +1,33 @@
 """A thread that serves many connections: it sleeps in epoll, and reads each into the one same buffer."""
 
+import logging
 import os
 import select
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from agent.artifacts.engine.exchange import Connection, translated
 from agent.artifacts.engine.http1 import ProtocolError
-from agent.artifacts.engine.pieces import Piece
+from agent.artifacts.engine.pieces import Piece, unwanted
 from agent.artifacts.engine.pool import Pool
 from agent.artifacts.engine.settings import BUFFER_BYTES, EngineSettings
 from agent.artifacts.engine.throttle import Throttle
 from agent.core.errors import AgentError, RetryableError
 from agent.core.reasons import Reason
 
+log = logging.getLogger(__name__)
+
 _READS_A_TURN = 4
 _TICK_SECONDS = 0.25
 
 
 class EpollLane:
-    """Serves connections until closed."""
+    """Serves connections until closed.
+
+    Whatever ends it, nobody who gave it work waits for ever: all of it fails, what is still to come too.
+    """
 
     def __init__(
         self,
@@ -31,9 +38,10 @@ class EpollLane:
         *,
         clock: Callable[[], float],
         crashed: Callable[[Piece, BaseException], None],
+        busy: Callable[[], list[Connection]],
     ) -> None:
         self._pool, self._settings, self._throttle, self._clock = pool, settings, throttle, clock
-        self._crashed = crashed
+        self._crashed, self._all_busy = crashed, busy
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
@@ -42,13 +50,23 @@ class EpollLane:
         self._again: dict[Connection, float] = {}  # to be read at this time though epoll may say nothing
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._ticked = 0.0
-        self._closing = False
+        self._closing = self._ended = False
+        self._posting = threading.Lock()
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
     @property
     def load(self) -> int:
         """How many connections it has."""
         return len(self._connections)
+
+    @property
+    def over(self) -> bool:
+        """Whether it ended, so that another has to take its place."""
+        return self._ended
+
+    def busy(self) -> list[Connection]:
+        """Return the connections that are at work. From any thread."""
+        return [each for each in list(self._connections.values()) if each.piece is not None]
 
     def give(self, connection: Connection, piece: Piece) -> None:
         """Start *piece* on *connection*, which may be new here. From any thread."""
@@ -68,34 +86,51 @@ class EpollLane:
         self._post(lambda: None)
 
     def _post(self, job: Callable[[], None]) -> None:
-        self._posted.append(job)
-        os.eventfd_write(self._wake, 1)
+        with self._posting:
+            if not self._ended:
+                self._posted.append(job)
+                os.eventfd_write(self._wake, 1)
+                return
+        job()  # nobody is there any more to do it: it fails on the thread of who asks
 
     def _run(self) -> None:
-        while not self._closing:
-            for descriptor, mask in self._epoll.poll(self._timeout()):
-                if descriptor == self._wake:
-                    os.eventfd_read(self._wake)
-                    while self._posted:
-                        self._posted.popleft()()
-                elif (connection := self._connections.get(descriptor)) is not None:
-                    self._serve(connection, writable=bool(mask & select.EPOLLOUT))
-            now = self._clock()
-            for connection in [each for each, due in self._again.items() if due <= now]:
-                del self._again[connection]
-                self._resume(connection)
-            if now - self._ticked >= _TICK_SECONDS:
-                self._ticked = now
-                self._tick(now)
-        self._end()
+        try:
+            while not self._closing:
+                self._turn()
+        except BaseException as error:
+            log.exception("a thread that moves bytes broke; another takes its place")
+            for connection in self._connections.values():
+                if connection.piece is not None:
+                    self._crashed(connection.piece, error)
+        finally:
+            self._end()
+
+    def _turn(self) -> None:
+        for descriptor, mask in self._epoll.poll(self._timeout()):
+            if descriptor == self._wake:
+                os.eventfd_read(self._wake)
+                while self._posted:
+                    self._posted.popleft()()
+            elif (connection := self._connections.get(descriptor)) is not None:
+                self._serve(connection, writable=bool(mask & select.EPOLLOUT))
+        now = self._clock()
+        for connection in [each for each, due in self._again.items() if due <= now]:
+            del self._again[connection]
+            self._resume(connection)
+        if now - self._ticked >= _TICK_SECONDS:
+            self._ticked = now
+            self._tick(now)
 
     def _end(self) -> None:
+        self._closing = True
+        with self._posting:
+            self._ended = True
+            os.close(self._wake)
         error = RetryableError(Reason.STORAGE_UNAVAILABLE, "the agent is stopping")
         for connection in list(self._connections.values()):
-            if connection.piece is not None:
-                self._break(connection, error)
-            else:
-                self._close(connection)
+            self._break(connection, error)
+        while self._posted:
+            self._posted.popleft()()
         self._epoll.close()
 
     def _timeout(self) -> float | None:
@@ -107,23 +142,32 @@ class EpollLane:
 
     def _start(self, connection: Connection, piece: Piece) -> None:
         descriptor = connection.wire.descriptor
-        if descriptor not in self._connections:
-            self._connections[descriptor] = connection
-            self._epoll.register(descriptor, select.EPOLLIN)
-        self._request(connection, piece)
+        try:
+            if self._closing:
+                raise RetryableError(Reason.STORAGE_UNAVAILABLE, "the agent is stopping")
+            if descriptor not in self._connections:
+                self._epoll.register(descriptor, select.EPOLLIN)
+                self._connections[descriptor] = connection
+        except (OSError, ValueError, AgentError) as error:
+            connection.piece = piece
+            self._break(connection, error)
+        else:
+            self._request(connection, piece)
 
     def _request(self, connection: Connection, piece: Piece) -> None:
+        connection.piece = piece
         if not self._pool.wanted(piece):
-            connection.piece = piece
-            self._break(connection, RetryableError(Reason.STORAGE_UNAVAILABLE, "no longer wanted"))
+            self._break(connection, unwanted())
             return
         try:
             connection.start(piece, self._clock())
+            if connection.wants_to_write:
+                self._epoll.modify(connection.wire.descriptor, select.EPOLLIN | select.EPOLLOUT)
         except (OSError, ValueError, AgentError) as error:
             self._break(connection, error)
-            return
-        if connection.wants_to_write:
-            self._epoll.modify(connection.wire.descriptor, select.EPOLLIN | select.EPOLLOUT)
+        except BaseException as error:  # noqa: BLE001 - a bug: its job ends with it, the lane lives on
+            self._crashed(piece, error)
+            self._break(connection, RetryableError(Reason.INTERNAL_ERROR, type(error).__name__))
 
     def _serve(self, connection: Connection, *, writable: bool) -> None:
         if connection in self._again:
@@ -197,7 +241,7 @@ class EpollLane:
             self._pool.lost(connection, piece)
             following = None
         if error is not None:
-            piece.download.fail(piece, error)
+            self._fail(piece, error)
         if following is None:
             self._pool.pump()
             return False
@@ -207,26 +251,36 @@ class EpollLane:
     def _break(self, connection: Connection, error: Exception) -> None:
         """The exchange failed and the connection is worthless."""
         piece, connection.piece = connection.piece, None
-        self._close(connection)
         if piece is None:
-            self._pool.lost(connection, None)
+            self._forget_idle(connection)
             return
+        self._close(connection)
         told = translated(error, connection.route)
         self._pool.lost(connection, piece, told)
         if connection.untouched and isinstance(error, OSError | RetryableError):
             piece.tries -= 1  # it was closed while it was idle: nobody's fault
-        piece.download.fail(piece, told)
+        self._fail(piece, told)
         self._pool.pump()
 
+    def _fail(self, piece: Piece, error: AgentError) -> None:
+        try:
+            piece.download.fail(piece, error)
+        except BaseException as bug:  # noqa: BLE001 - as above: its job is told, or it would wait for ever
+            self._crashed(piece, bug)
+
     def _forget_idle(self, connection: Connection) -> None:
-        self._close(connection)
-        self._pool.lost(connection, None)
+        """Close an idle connection; one that was just handed out stays for its piece to find it broken."""
+        if self._pool.forget(connection):
+            self._close(connection)
+        else:
+            connection.spoiled = True
 
     def _close(self, connection: Connection) -> None:
         self._again.pop(connection, None)
         descriptor = connection.wire.descriptor
         if self._connections.pop(descriptor, None) is not None:
-            self._epoll.unregister(descriptor)
+            with suppress(OSError):  # the kernel forgot it already
+                self._epoll.unregister(descriptor)
         connection.wire.close()
 
     def _pause(self, connection: Connection, seconds: float) -> None:
@@ -247,9 +301,8 @@ class EpollLane:
                 self._break(connection, error)
 
     def _tick(self, now: float) -> None:
-        busy = [each for each in self._connections.values() if each.piece is not None]
-        for connection in busy:
-            words = self._lagging(connection, busy, now)
+        for connection in self.busy():
+            words = self._lagging(connection, now)
             if words is not None:
                 told = f"{connection.route.place}: {words}"
                 self._break(connection, RetryableError(Reason.STORAGE_TIMEOUT, told))
@@ -261,7 +314,7 @@ class EpollLane:
         if self._pool.busy:
             self._pool.pump()
 
-    def _lagging(self, connection: Connection, busy: list[Connection], now: float) -> str | None:
+    def _lagging(self, connection: Connection, now: float) -> str | None:
         """Say why a connection is to be given up, None where it is not."""
         settings, piece, silent = self._settings, connection.piece, now - connection.last_byte
         if silent > settings.stall_seconds:
@@ -273,13 +326,13 @@ class EpollLane:
             piece.tries -= 1  # not a failure yet: only that another connection may be luckier
             return f"nothing came for {silent:.0f} s, and all else is done"
         if now - connection.window_began > settings.slow_seconds:
-            if self._too_slow(connection, busy):
+            if self._too_slow(connection):
                 return f"less than {settings.min_rate} bytes/s for {settings.slow_seconds:.0f} s"
             connection.window_began, connection.window_bytes = now, 0
         return None
 
-    def _too_slow(self, connection: Connection, busy: list[Connection]) -> bool:
-        """Slow by itself, and not just because many share one line."""
+    def _too_slow(self, connection: Connection) -> bool:
+        """Slow by itself, and not just because many share one line, those of other lanes too."""
         floor = self._settings.min_rate
         if self._throttle is not None:
             floor = min(
@@ -289,7 +342,9 @@ class EpollLane:
         if connection.window_bytes >= floor * seconds:
             return False
         peers = [
-            each.window_bytes for each in busy if each.route == connection.route and each is not connection
+            each.window_bytes
+            for each in self._all_busy()
+            if each.route == connection.route and each is not connection
         ]
         return sum(peers) + connection.window_bytes < floor * seconds or (
             bool(peers) and connection.window_bytes < sum(peers) / len(peers) / 8

@@ -38,6 +38,10 @@ class OrderedDigests:
             self._stopped = True
             self._changed.notify()
 
+    def close(self) -> None:
+        """Give it up before `run` was ever called."""
+        os.close(self._descriptor)
+
     def run(self) -> dict[str, str] | None:
         """Return the digests once all bytes were seen, None if stopped. Call it once. Raises OSError."""
         try:

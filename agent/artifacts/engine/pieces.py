@@ -8,7 +8,8 @@ from typing import Protocol
 
 from agent.artifacts.engine.http1 import Head
 from agent.artifacts.orders import Order
-from agent.core.errors import AgentError
+from agent.core.errors import AgentError, RetryableError
+from agent.core.reasons import Reason
 from agent.storage.base import HttpSource
 
 
@@ -58,7 +59,7 @@ class Crew(Protocol):
         """All of it is on disk and settled."""
         ...
 
-    def failed(self, error: AgentError) -> None:
+    def failed(self, error: BaseException) -> None:
         """Give up all orders of this crew."""
         ...
 
@@ -73,7 +74,10 @@ class Download(Protocol):
         ...
 
     def prepare(self) -> None:
-        """Make ready for `take`; may read a lot, so it runs on a thread of its own. Raises AgentError."""
+        """Make ready for `take`; may read a lot, so it runs on a thread of its own. Raises AgentError.
+
+        After `give_up` it ends soon and leaves everything as it is.
+        """
         ...
 
     def take(self, connections: int, now: float) -> Piece | None:
@@ -105,5 +109,10 @@ class Download(Protocol):
         ...
 
     def give_up(self) -> None:
-        """Close files; nothing of it is active any more."""
+        """Let go: nothing is begun any more, files close when the last piece has left. May block."""
         ...
+
+
+def unwanted() -> AgentError:
+    """What a piece fails with whose job is over."""
+    return RetryableError(Reason.STORAGE_UNAVAILABLE, "no longer wanted")

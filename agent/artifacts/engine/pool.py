@@ -6,18 +6,17 @@ A model (a `Job`) uses at most half of the connections, and the one that uses fe
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from agent.artifacts.engine.dial import Route
 from agent.artifacts.engine.exchange import Connection
-from agent.artifacts.engine.patience import throttled_seconds
-from agent.artifacts.engine.pieces import Download, Piece
+from agent.artifacts.engine.patience import LONGEST_WAIT_SECONDS, throttled_seconds
+from agent.artifacts.engine.pieces import Download, Piece, unwanted
 from agent.artifacts.engine.settings import EngineSettings
 from agent.artifacts.engine.wire import Wire
 from agent.core.errors import AgentError, RetryableError
 from agent.core.reasons import Reason
-
-_GOOD_IN_A_ROW = 16  # so many answers let an origin that was throttled have one connection more
 
 
 class Lane(Protocol):
@@ -46,6 +45,7 @@ class Job:
     dialing: int = 0
     over: bool = False
     idle: Callable[[], None] = lambda: None
+    fail: Callable[[AgentError], None] = lambda _: None
 
     @property
     def writing(self) -> int:
@@ -60,6 +60,7 @@ class _Origin:
     idle: list[tuple[Lane, Connection]] = field(default_factory=list)
     shut_until: float = 0.0
     refusals: int = 0
+    refused_at: float = -1.0
     good: int = 0
 
 
@@ -73,9 +74,10 @@ class Pool:
         start_thread: Callable[[Callable[[], None]], None],
         pick_lane: Callable[[], Lane],
         connect: Callable[[Route], Wire],
+        crashed: Callable[[Piece, BaseException], None],
         clock: Callable[[], float],
     ) -> None:
-        self._connect = connect
+        self._connect, self._crashed = connect, crashed
         self._settings, self._start_thread, self._pick_lane, self._clock = (
             settings,
             start_thread,
@@ -118,10 +120,12 @@ class Pool:
         dials: list[tuple[Route, Piece]] = []
         starts: list[tuple[Lane, Connection, Piece]] = []
         evicted: list[tuple[Lane, Connection]] = []
+        hopeless: list[tuple[Job, AgentError]] = []
         with self._lock:
             now = self._clock()
             for route in {route for job in self._jobs for route, queue in job.ready.items() if queue}:
                 origin = self._origin(route)
+                hopeless += self._hopeless(route, origin.shut_until - now)
                 while self._may_serve(origin, now) and (piece := self._take(route, now)) is not None:
                     origin.busy += 1
                     if origin.idle:
@@ -132,12 +136,25 @@ class Pool:
                     self._open += 1
                     self._owner[piece].dialing += 1
                     dials.append((route, piece))
+        for job, told in hopeless:
+            job.fail(told)
         for lane, connection in evicted:
             lane.discard(connection)
         for lane, connection, piece in starts:
             lane.give(connection, piece)
         for route, piece in dials:
-            self._start_thread(lambda route=route, piece=piece: self._dial(route, piece))  # type: ignore[misc]
+            try:
+                self._start_thread(partial(self._dial, route, piece))
+            except AgentError as error:
+                self._undialed(route, piece, error)
+
+    def _hopeless(self, route: Route, shut_seconds: float) -> list[tuple[Job, AgentError]]:
+        """Return who would wait in silence for longer than anybody should, and what to tell them."""
+        if shut_seconds <= LONGEST_WAIT_SECONDS:
+            return []
+        message = f"{route.place} asks to be left alone for {shut_seconds:.0f} s more"
+        told = RetryableError(Reason.STORAGE_THROTTLED, message, retry_after_seconds=shut_seconds)
+        return [(job, told) for job in self._jobs if job.ready.get(route)]
 
     def saturated(self, job: Job) -> bool:
         """Whether *job* has all the connections it may have, so that `pump` is no use. A glance, no lock."""
@@ -147,11 +164,6 @@ class Pool:
         """Whether the job of *piece* still wants it."""
         with self._lock:
             return not self._owner[piece].over
-
-    def owner_of(self, piece: Piece) -> Job | None:
-        """Return the job that *piece* is under way for."""
-        with self._lock:
-            return self._owner.get(piece)
 
     def pieces_of(self, job: Job) -> set[Piece]:
         """Return what is under way for *job*."""
@@ -167,7 +179,8 @@ class Pool:
             self._leave(piece)
             origin.refusals = 0
             origin.good += 1
-            if origin.good % _GOOD_IN_A_ROW == 0:
+            if origin.good >= origin.limit:  # about one more each time that all of them were answered
+                origin.good = 0
                 origin.limit = min(origin.limit + 1, self._settings.max_connections)
             if now >= origin.shut_until and origin.busy < origin.limit:
                 following = self._take(connection.route, now)
@@ -177,49 +190,73 @@ class Pool:
             origin.idle.append((lane, connection))
             return None
 
-    def lost(self, connection: Connection, piece: Piece | None, error: AgentError | None = None) -> None:
-        """*connection* is closed, with the *piece* it worked on or while it was idle."""
+    def lost(self, connection: Connection, piece: Piece, error: AgentError | None = None) -> None:
+        """*connection* is closed, with the *piece* it worked on."""
         with self._lock:
             origin = self._origin(connection.route)
             self._open -= 1
-            if piece is not None:
-                origin.busy -= 1
-                self._leave(piece)
-            else:
-                origin.idle = [each for each in origin.idle if each[1] is not connection]
-            self._back_off(origin, error)
+            origin.busy -= 1
+            self._leave(piece)
+            self._back_off(origin, connection.asked_at, error)
+
+    def forget(self, connection: Connection) -> bool:
+        """*connection* is to be closed for being idle; false where it was handed out meanwhile."""
+        with self._lock:
+            origin = self._origin(connection.route)
+            kept = [each for each in origin.idle if each[1] is not connection]
+            idle = len(kept) < len(origin.idle)
+            if idle:
+                origin.idle = kept
+                self._open -= 1
+            return idle
 
     def _dial(self, route: Route, piece: Piece) -> None:
         """Connect for *piece*, which writes nothing meanwhile: its job need not wait for this to end."""
-        failure: AgentError | None = None
-        wire: Wire | None = None
         try:
             wire = self._connect(route)
-        except AgentError as error:
-            failure = error
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the piece must not wait for ever
+            self._undialed(route, piece, error)
+            self.pump()
+            return
+        with self._lock:
+            job = self._owner[piece]
+            over = job.over
+            if not over:
+                job.dialing -= 1
+        if over:
+            wire.close()
+            self._undialed(route, piece, None)
+            self.pump()
+        else:
+            self._pick_lane().give(Connection(wire, route, self._clock()), piece)
+
+    def _undialed(self, route: Route, piece: Piece, error: BaseException | None) -> None:
+        """There is no connection for *piece* after all."""
         with self._lock:
             job = self._owner[piece]
             job.dialing -= 1
-            over = job.over
-            if wire is None or over:
-                self._open -= 1
-                self._origin(route).busy -= 1
-                self._leave(piece)
-        if wire is not None and not over:
-            self._pick_lane().give(Connection(wire, route, self._clock()), piece)
-            return
-        if wire is not None:
-            wire.close()
-        if failure is not None and not over:
-            piece.download.fail(piece, failure)
-        self.pump()
+            self._open -= 1
+            self._origin(route).busy -= 1
+            self._leave(piece)
+        try:
+            if error is None or isinstance(error, AgentError):
+                piece.download.fail(piece, error or unwanted())
+            else:
+                self._crashed(piece, error)
+        except BaseException as bug:  # noqa: BLE001 - `fail` never raises; if it does, its job is told
+            self._crashed(piece, bug)
 
-    def _back_off(self, origin: _Origin, error: AgentError | None) -> None:
-        if isinstance(error, RetryableError) and error.reason is Reason.STORAGE_THROTTLED:
+    def _back_off(self, origin: _Origin, asked_at: float, error: AgentError | None) -> None:
+        """Leave the origin alone for a while. All that was asked before it first refused is one refusal."""
+        if not isinstance(error, RetryableError) or error.reason is not Reason.STORAGE_THROTTLED:
+            return
+        now = self._clock()
+        if asked_at >= origin.refused_at:
             origin.refusals += 1
+            origin.refused_at, origin.good = now, 0
             origin.limit = max(1, min(origin.limit, origin.busy + 1) // 2)
-            wait = throttled_seconds(error, origin.refusals)
-            origin.shut_until = max(origin.shut_until, self._clock() + wait)
+        wait = throttled_seconds(error, origin.refusals)
+        origin.shut_until = max(origin.shut_until, now + wait)
 
     def _origin(self, route: Route) -> _Origin:
         origin = self._origins.get(route)

@@ -4,6 +4,7 @@ The digests run along. What fails is begun again from nothing, so nothing is eve
 """
 
 import os
+from collections.abc import Callable
 
 from agent.artifacts.digests import SEEN_FIRST, Digests, needed
 from agent.artifacts.engine.checks import check_pins, check_whole
@@ -19,25 +20,40 @@ from agent.core.errors import AgentError, RetryableError
 from agent.core.reasons import Reason
 from agent.storage.base import HttpSource
 
+EXPIRED = frozenset({Reason.ACCESS_DENIED, Reason.INVALID_CREDENTIALS})
+"""What credentials that ran out on the way are refused with."""
+
+FRESH_SECONDS = 60.0
+"""A source that is older may be signed by what is not valid any more: it is asked for again."""
+
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Streamed:
     """One exchange brings all of it; see `Download`."""
 
-    def __init__(self, order: Order, source: HttpSource, crew: Crew) -> None:
-        self.order, self.source = order, source
-        self._crew = crew
+    def __init__(
+        self,
+        order: Order,
+        source: HttpSource,
+        crew: Crew,
+        *,
+        now: float,
+        keep_cached: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.order, self.source, self._asked_at = order, source, now
+        self._crew, self._keep_cached = crew, keep_cached
         self._taken = False
+        self._let_in = self._renewed = False
         self._tries = 0
         self._descriptor: int | None = None
         self._digests = Digests(())
         self._told: dict[str, str] = {}
         self._writeback: Writeback | None = None
 
-    def refreshed(self, source: HttpSource, now: float) -> None:  # noqa: ARG002 - it is used at once
+    def refreshed(self, source: HttpSource, now: float) -> None:
         """Read from *source* from now on."""
-        self.source = source
+        self.source, self._asked_at, self._taken = source, now, False
 
     def prepare(self) -> None:
         """Nothing to do: the partial is made when the first byte is there."""
@@ -47,6 +63,9 @@ class Streamed:
         if self._taken:
             return None
         self._taken = True
+        if now - self._asked_at > FRESH_SECONDS:
+            self._crew.again(self, 0.0)
+            return None
         return Piece(self, self.source, 0, None, tries=self._tries)
 
     def last(self, piece: Piece) -> bool:  # noqa: ARG002 - another try would begin from nothing
@@ -63,6 +82,7 @@ class Streamed:
             raise ProtocolError("a part came where the whole was asked for")
         check_pins(piece.source.expect, head, order.obj.path)
         check_whole(head, order.obj.size, order.obj.path)
+        self._let_in = True
         self._told = dict(piece.source.answers.checksums(head.headers))
         algorithms = needed(order.want, {**self._told, **order.obj.checksums})
         self._digests = Digests(algorithms or SEEN_FIRST)
@@ -72,7 +92,7 @@ class Streamed:
             self._descriptor = os.open(order.partial, _FLAGS, 0o644)
             if size > SMALL_BYTES:
                 reserve(self._descriptor, size)
-                self._writeback = Writeback(self._descriptor, size)
+                self._writeback = Writeback(self._descriptor, size, keep_cached=self._keep_cached())
 
     def write(self, piece: Piece, data: memoryview) -> bool:
         """Append to what came before in this same answer."""
@@ -104,12 +124,15 @@ class Streamed:
         self._close()
         self.order.meter.set(0)
         self._tries = piece.tries + 1
+        if error.reason in EXPIRED and self._let_in and not self._renewed:
+            self._renewed = True  # it was let in before: the credentials ran out on the way
+            self._crew.again(self, 0.0)
+            return
         pause = pause_after(error, self._tries)
         if pause is None:
             self._crew.failed(error)
-            return
-        self._taken = False
-        self._crew.again(self, pause)
+        else:
+            self._crew.again(self, pause)
 
     def give_up(self) -> None:
         """Close the partial."""

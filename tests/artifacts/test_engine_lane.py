@@ -1,0 +1,127 @@
+"""A lane outlives what happens to its connections, and if it ends, nobody waits for it."""
+
+import threading
+import time
+
+import pytest
+
+from agent.artifacts.engine.exchange import Connection
+from agent.artifacts.engine.lane import EpollLane
+from agent.artifacts.engine.pieces import Piece
+from agent.artifacts.engine.settings import EngineSettings
+from agent.core.errors import RetryableError
+from agent.core.reasons import Reason
+from tests.artifacts.engine_stands import ROUTE, SOURCE, StandDownload, StandPool, order_in, said
+
+
+@pytest.fixture
+def pool():
+    return StandPool()
+
+
+@pytest.fixture
+def crashes():
+    return []
+
+
+@pytest.fixture
+def lane(pool, crashes, wired):
+    lane = EpollLane(
+        "lane",
+        pool,
+        EngineSettings(),
+        None,
+        clock=time.monotonic,
+        crashed=lambda piece, error: crashes.append((piece, error)),
+        busy=list,
+    )
+    yield lane
+    ended(lane)
+
+
+def ended(lane):
+    lane.close()
+    while not lane.over:
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def give(lane, tmp_path, wired):
+    """Put a download on a new connection; returns it, the connection and the server's end."""
+
+    def give():
+        wire, server = wired()
+        download = StandDownload(order=order_in(tmp_path, None))
+        connection = Connection(wire, ROUTE, time.monotonic())
+        lane.give(connection, Piece(download, SOURCE, 0, None))
+        assert server.recv(4096).startswith(b"GET ")
+        return download, connection, server
+
+    return give
+
+
+def answered(download, server, body=b"bytes"):
+    download.changed.clear()
+    server.sendall(said(body))
+    assert download.changed.wait(5)
+    return bytes(download.came) == body
+
+
+def test_a_connection_that_closes_while_it_is_handed_out_costs_a_retry_and_not_the_lane(lane, pool, give):
+    first, idle, server = give()
+    assert answered(first, server)
+    busy, _, other = give()
+    held, go = threading.Event(), threading.Event()
+    busy.on_write = lambda: (held.set(), go.wait(5))
+    other.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx")
+    assert held.wait(5)  # the lane is busy: what comes now it finds all at once, in this order
+    server.close()
+    pool.handed_out.add(idle)
+    second = StandDownload(order=first.order)
+    lane.give(idle, Piece(second, SOURCE, 0, None))
+    go.set()
+    assert second.changed.wait(5)
+    assert second.failed[0].reason is Reason.STORAGE_UNAVAILABLE
+    third, _, server = give()
+    assert answered(third, server)
+
+
+def test_a_bug_that_ends_a_lane_is_told_to_all_whose_bytes_it_moved(lane, pool, give, crashes, wired):
+    waiting, _, _ = give()
+
+    def broken(*_):
+        raise ZeroDivisionError
+
+    pool.wanted = broken
+    wire, _server = wired()
+    connection = Connection(wire, ROUTE, 0.0)
+    victim = Piece(StandDownload(), SOURCE, 0, None)
+    lane.give(connection, victim)
+    assert waiting.changed.wait(5)
+    assert victim in {piece for piece, _ in crashes}
+    assert {type(error) for _, error in crashes} == {ZeroDivisionError}
+    assert isinstance(waiting.failed[0], RetryableError)
+    assert lane.over
+
+
+def test_work_for_a_lane_that_ended_fails_at_once(lane, wired):
+    ended(lane)
+    wire, _server = wired()
+    download = StandDownload()
+    lane.give(Connection(wire, ROUTE, 0.0), Piece(download, SOURCE, 0, None))
+    assert isinstance(download.failed[0], RetryableError)
+
+
+def test_a_download_whose_failing_fails_is_told(lane, give, crashes):
+    download, _, server = give()
+
+    def broken(piece, error):
+        download.changed.set()
+        raise ZeroDivisionError
+
+    download.fail = broken
+    server.close()
+    assert download.changed.wait(5)
+    other, _, server = give()
+    assert answered(other, server)
+    assert isinstance(crashes[0][1], ZeroDivisionError)

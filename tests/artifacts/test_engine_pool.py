@@ -1,0 +1,164 @@
+"""The pool: one burst of refusals is one refusal, and nobody waits for what will not come."""
+
+import threading
+
+import pytest
+
+from agent.artifacts.engine.pool import Job, Pool
+from agent.artifacts.engine.settings import EngineSettings
+from agent.core.errors import RetryableError, TerminalError
+from agent.core.reasons import Reason
+from tests.artifacts.engine_stands import ROUTE, StandDownload
+from tests.artifacts.shelf import Clock
+
+MOST = 16
+
+
+class Bench:
+    """A pool whose connections come at once and whose lane only notes what it is given."""
+
+    load = 0
+
+    def __init__(self, wired):
+        self.clock = Clock(100.0)
+        self.given, self.crashes = [], []
+        self.connect = lambda route: wired()[0]
+        self.start = lambda job: job()
+        self.pool = Pool(
+            EngineSettings(max_connections=MOST),
+            start_thread=self.start_thread,
+            pick_lane=lambda: self,
+            connect=self.dial,
+            crashed=lambda piece, error: self.crashes.append(error),
+            clock=self.clock,
+        )
+
+    def start_thread(self, job):
+        self.start(job)
+
+    def dial(self, route):
+        return self.connect(route)
+
+    def give(self, connection, piece):
+        connection.asked_at = self.clock()
+        self.given.append((connection, piece))
+
+    def discard(self, connection):
+        pass
+
+    def job(self, pieces):
+        job, download = Job(), StandDownload(pieces)
+        self.pool.add(job)
+        self.pool.offer(job, ROUTE, download)
+        self.pool.pump()
+        return job, download
+
+    def answer(self, connection, piece):
+        following = self.pool.next_after(self, connection, piece)
+        if following is not None:
+            self.give(connection, following)
+        self.pool.pump()
+
+    def refuse(self, connection, piece, retry_after=None):
+        error = RetryableError(Reason.STORAGE_THROTTLED, "slow down", retry_after_seconds=retry_after)
+        self.pool.lost(connection, piece, error)
+
+
+@pytest.fixture
+def bench(wired):
+    return Bench(wired)
+
+
+def test_a_burst_of_refusals_halves_the_connections_once(bench):
+    for _ in range(2):
+        bench.job(1000)
+    assert len(bench.given) == MOST
+    burst, bench.given = bench.given, []
+    for refused in burst:
+        bench.clock.now += 0.01
+        bench.refuse(*refused)
+    bench.clock.now += 30
+    bench.pool.pump()
+    assert len(bench.given) == MOST // 2
+
+
+def test_an_origin_that_answers_again_has_all_its_connections_back_after_about_a_hundred_answers(bench):
+    for _ in range(2):
+        bench.job(1000)
+    burst, bench.given = bench.given, []
+    for refused in burst:
+        bench.refuse(*refused)
+    bench.clock.now += 30
+    bench.pool.pump()
+    for _ in range(130):
+        bench.answer(*bench.given.pop(0))
+    assert len(bench.given) == MOST
+
+
+def test_a_model_whose_origin_is_shut_for_long_is_told_so_with_the_time(bench):
+    bench.job(1)
+    bench.refuse(*bench.given.pop(), retry_after=3600)
+    told = []
+    job, download = Job(fail=told.append), StandDownload()
+    bench.pool.add(job)
+    bench.pool.offer(job, ROUTE, download)
+    bench.pool.pump()
+    assert told[0].reason is Reason.STORAGE_THROTTLED
+    assert told[0].retry_after_seconds == 3600
+    assert "127.0.0.1:80 asks to be left alone for 3600 s more" in told[0].message
+    assert bench.given == []
+
+
+def test_where_no_thread_can_be_started_the_piece_fails_with_that_reason(bench):
+    def none(job):
+        raise RetryableError(Reason.RESOURCE_EXHAUSTED, "no thread can be started")
+
+    bench.start = none
+    job, download = bench.job(1)
+    assert download.failed[0].reason is Reason.RESOURCE_EXHAUSTED
+    assert job.active == 0
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), MemoryError()])
+def test_whatever_goes_wrong_while_connecting_the_job_is_told(bench, error):
+    def broken(route):
+        raise error
+
+    bench.connect = broken
+    job, _ = bench.job(1)
+    assert bench.crashes == [error]
+    assert job.active == 0
+
+
+def test_a_connection_refused_for_good_fails_its_piece(bench):
+    def refused(route):
+        raise TerminalError(Reason.TLS_ERROR, "no")
+
+    bench.connect = refused
+    _, download = bench.job(1)
+    assert download.failed[0].reason is Reason.TLS_ERROR
+
+
+def test_a_connection_that_comes_when_its_job_is_over_is_closed_and_its_piece_let_go(bench, wired):
+    connecting, go = threading.Event(), threading.Event()
+    wire, server = wired()
+    threads = []
+
+    def start(job):
+        threads.append(threading.Thread(target=job))
+        threads[-1].start()
+
+    def slow(route):
+        connecting.set()
+        go.wait(5)
+        return wire
+
+    bench.start, bench.connect = start, slow
+    job, download = bench.job(1)
+    assert connecting.wait(5)
+    bench.pool.remove(job)
+    go.set()
+    threads[0].join(5)
+    assert server.recv(1) == b""
+    assert len(download.failed) == 1
+    assert bench.given == []
