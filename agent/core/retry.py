@@ -29,8 +29,9 @@ HoldKey = tuple[Step, ModelName, str]
 class Hold:
     """A failure and the time of the next try.
 
+    `failures`  how many in a row, of any kind; `refusals` and `crashes` how many of them were the server's
+                no, and how many took it down. Neither is forgotten before the step succeeds.
     `relist`    the storage is listed again before that try: new bytes may mend what was refused.
-    `crashed`   the server died over it: its restart is no reason to try at once.
     """
 
     failures: int
@@ -39,7 +40,13 @@ class Hold:
     message: str
     terminal: bool = False
     relist: bool = False
-    crashed: bool = False
+    crashes: int = 0
+    refusals: int = 0
+
+    @property
+    def crashed(self) -> bool:
+        """Whether the server ever died over it: then its restart is no reason to try at once."""
+        return self.crashes > 0
 
 
 Holds = Mapping[HoldKey, Hold]
@@ -92,12 +99,13 @@ def record(holds: Holds, outcome: Outcome, now: float, policy: BackoffPolicy, ji
 
 
 def _hold(before: Hold | None, outcome: Failed, now: float, policy: BackoffPolicy, jitter: float) -> Hold:
-    failures = (before.failures if before else 0) + 1
-    crashed = outcome.reason is Reason.SERVER_CRASHED
     load = isinstance(outcome.action, Load)
-    refused = load and (outcome.terminal or (crashed and failures >= policy.crashes_before_quarantine))
-    if refused:
-        beyond = failures - (policy.crashes_before_quarantine if crashed else 1)
+    failures = (before.failures if before else 0) + 1
+    crashes = (before.crashes if before else 0) + (outcome.reason is Reason.SERVER_CRASHED)
+    refusals = (before.refusals if before else 0) + (load and outcome.terminal)
+    quarantined = load and crashes >= policy.crashes_before_quarantine
+    if quarantined or (load and outcome.terminal):
+        beyond = max(refusals - 1, crashes - policy.crashes_before_quarantine)
         delay = min(policy.refused_cap_seconds, policy.terminal_seconds * 2.0 ** min(beyond, 30))
     elif outcome.terminal:
         delay = policy.terminal_seconds
@@ -110,9 +118,10 @@ def _hold(before: Hold | None, outcome: Failed, now: float, policy: BackoffPolic
         until=now + delay,
         reason=outcome.reason,
         message=outcome.message,
-        terminal=outcome.terminal or refused,
+        terminal=outcome.terminal or quarantined,
         relist=load and outcome.terminal,
-        crashed=crashed,
+        crashes=crashes,
+        refusals=refusals,
     )
 
 

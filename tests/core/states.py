@@ -38,7 +38,8 @@ HOLD = st.builds(
     message=st.just("no"),
     terminal=st.booleans(),
     relist=st.booleans(),
-    crashed=st.booleans(),
+    crashes=st.integers(0, 4),
+    refusals=st.integers(0, 4),
 )
 HOLDS = st.dictionaries(
     st.one_of(

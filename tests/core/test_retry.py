@@ -80,6 +80,37 @@ def test_a_model_that_takes_the_server_down_again_and_again_is_put_off_for_minut
     assert failed_times(LOAD, 3, reason=Reason.SERVER_CRASHED).until - NOW >= 300
 
 
+FAILURES = st.sampled_from(
+    [
+        Failed(LOAD, Reason.SERVER_CRASHED, "gone"),
+        Failed(LOAD, Reason.SERVER_UNAVAILABLE, "refused"),
+        Failed(LOAD, Reason.LOAD_TIMEOUT, "late"),
+        Failed(LOAD, Reason.LOAD_REJECTED, "no", terminal=True),
+    ]
+)
+
+
+@given(st.lists(FAILURES, max_size=12), FAILURES, JITTER)
+def test_a_load_is_quarantined_for_its_crashes_alone_and_no_other_failure_ends_that(before, last, jitter):
+    failures, holds = [*before, last], {}
+    for failed in failures:
+        holds = record(holds, failed, NOW, POLICY, jitter)
+    hold, crashes = holds[hold_key(LOAD)], sum(each.reason is Reason.SERVER_CRASHED for each in failures)
+    quarantined = crashes >= POLICY.crashes_before_quarantine
+    assert (hold.until - NOW >= POLICY.terminal_seconds) == (quarantined or last.terminal)
+    assert hold.terminal == (quarantined or last.terminal)
+    assert (after_restart(holds) == holds) == (crashes > 0)
+
+
+@given(st.integers(0, 20))
+def test_a_first_refusal_waits_five_minutes_whatever_failed_before_it(times):
+    holds = {}
+    for _ in range(times):
+        holds = record(holds, Failed(LOAD, Reason.LOAD_TIMEOUT, "late"), NOW, POLICY, 0.5)
+    holds = record(holds, Failed(LOAD, Reason.LOAD_REJECTED, "no", terminal=True), NOW, POLICY, 0.5)
+    assert holds[hold_key(LOAD)].until == NOW + POLICY.terminal_seconds
+
+
 @given(HOLDS, DESIRED)
 def test_holds_of_what_nobody_means_any_more_are_dropped(holds, desired):
     for step, name, target in still_meant(holds, desired, set()):
