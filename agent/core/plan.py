@@ -60,6 +60,9 @@ class Plan:
     reserved_bytes: int = 0
 
 
+SUSPECT_WAITS_SECONDS = 600.0
+"""How long a load that took the server down before lets the others go first (design §8.3's patience)."""
+
 _Wish = Fetch | Load | Hold | None
 
 
@@ -109,13 +112,16 @@ class _Draft:
         self._now = now
         self._relist_before = relist_before
         self._wishes: dict[ModelName, _Wish] = {}
-        self._shortages: dict[ModelName, Shortage] = {}
+        self._instead: dict[ModelName, _Wish] = {}  # of a way back that finds no room
+        self._interrupts: dict[ModelName, Load] = {}  # ways back that a running fetch stands in
+        self._shortages: Mapping[ModelName, Shortage] = {}
         self._verdicts: dict[ModelName, Verdict] = {}
         self._unloads: list[Unload] = []
         self._loads: list[Load] = []
         self._fetches: list[Fetch] = []
         self._cancel: list[ModelName] = []
         self._reserved = 0
+        self._kept_clear = False  # nothing may start now beside what runs or was emitted
 
     def plan(self) -> Plan:
         return Plan(
@@ -134,23 +140,31 @@ class _Draft:
             spec = self._models[name]
             running = self._busy.get(name)
             if running is None and name in self._seen.moving:
-                self._verdicts[name] = LOADING
+                self._verdicts[name] = self._moving(name, spec)
             elif running is None:
                 self._wishes[name] = self._wish(name, spec)
             else:
                 self._verdicts[name] = _RUNNING[type(running)]
-                if isinstance(running, Fetch) and self._in_the_way(running, spec):
-                    self._cancel.append(name)
+                if isinstance(running, Fetch):
+                    self._judge(running, spec)
         self._cancel += [
             name
             for name, action in self._busy.items()
             if isinstance(action, Fetch) and name not in self._models
         ]
 
-    def _in_the_way(self, running: Fetch, spec: ModelSpec) -> bool:
-        return running.spec.source != spec.source or (
-            self._seen.server_up and self._way_back(running.name) is not None
-        )
+    def _moving(self, name: ModelName, spec: ModelSpec) -> Verdict:
+        stored = self._seen.stored.get(spec.storage_uri)
+        hold = self._held(Step.LOAD, name, stored.revision) if stored is not None else None
+        return Verdict(hold.reason, hold=hold) if hold is not None else LOADING
+
+    def _judge(self, running: Fetch, spec: ModelSpec) -> None:
+        """Stop a fetch of what is no longer meant, or one that what served cannot wait for."""
+        back = self._way_back(running.name) if self._seen.server_up else None
+        if running.spec.source != spec.source:
+            self._cancel.append(running.name)
+        elif back is not None:
+            self._interrupts[running.name] = back
 
     def _wish(self, name: ModelName, spec: ModelSpec) -> _Wish:
         stored = self._seen.stored.get(spec.storage_uri)
@@ -160,7 +174,15 @@ class _Draft:
             )
             return Fetch(name, spec, relist=True) if again else None
         wish = self._forward(name, spec, stored)
-        return wish if isinstance(wish, Load) else self._way_back(name) or wish
+        back = None if isinstance(wish, Load) and not self._takes_down(wish) else self._way_back(name)
+        if back is None or (isinstance(wish, Load) and wish.revision == back.revision):
+            return wish
+        self._instead[name] = wish
+        return back
+
+    def _takes_down(self, load: Load) -> bool:
+        """Whether what served is gone, perhaps by this very load: then it comes back first (law 2)."""
+        return self._suspect(load) and load.name not in self._seen.loaded
 
     def _forward(
         self, name: ModelName, spec: ModelSpec, stored: StoredRevision | None
@@ -198,10 +220,20 @@ class _Draft:
 
     def admit_all(self, waited: frozenset[ModelName]) -> None:
         self._reserved = self._count_reserved()
+        self._shortages = self._admitted(waited)
+        closed = (self._instead.keys() | self._interrupts.keys()) & self._shortages.keys()
+        for name in closed:
+            if self._interrupts.pop(name, None) is None:
+                self._wishes[name] = self._instead[name]
+        if closed:
+            self._shortages = self._admitted(waited)
+        self._cancel += self._interrupts
+
+    def _admitted(self, waited: frozenset[ModelName]) -> Mapping[ModelName, Shortage]:
         budget = self._rules.budget_bytes
-        if budget is not None:
-            needs = [self._need(name, spec, waited) for name, spec in self._models.items()]
-            self._shortages = admit(needs, budget)
+        if budget is None:
+            return {}
+        return admit([self._need(name, spec, waited) for name, spec in self._models.items()], budget)
 
     def _count_reserved(self) -> int:
         held = 0
@@ -228,7 +260,7 @@ class _Draft:
                 name,
                 spec.memory_bytes if settled else max(self._held_bytes(name), spec.memory_bytes),
             )
-        wish = self._wishes.get(name)
+        wish = self._wishes.get(name) or self._interrupts.get(name)
         need = wish.spec.memory_bytes if isinstance(wish, Load) else spec.memory_bytes
         if told is not None:
             return (Rank.TOLD, name, need)
@@ -246,15 +278,35 @@ class _Draft:
                 self._unloads.append(Unload(name, self._seen.told[name].memory_bytes))
 
     def emit_loads(self) -> None:
-        loads = [wish for wish in self._wishes.values() if isinstance(wish, Load)]
+        """Emit what fits: sound loads first; a suspect one alone, since it may take its neighbours down."""
         told = self._seen.told
-        loads.sort(key=lambda load: (self._suspect(load), load.name not in told))  # stable: then by name
-        for load in loads:
+        loads = [wish for wish in self._wishes.values() if isinstance(wish, Load)]
+        loads.sort(key=lambda load: load.name not in told)  # stable: then by name
+        sound = [load for load in loads if not self._suspect(load)]
+        suspects = sorted(
+            (load for load in loads if self._suspect(load)), key=lambda load: self._hold_of(load).until
+        )
+        running = [action for action in self._busy.values() if isinstance(action, Load)]
+        self._kept_clear = any(map(self._suspect, running)) or any(map(self._overdue, suspects))
+        for load in sound:
             self._verdicts[load.name] = self._start(load)
+        for load in suspects:
+            self._kept_clear = bool(running or self._loads)
+            self._verdicts[load.name] = self._start(load)
+
+    def _hold_of(self, load: Load) -> Hold:
+        return self._holds[Step.LOAD, load.name, load.revision]
 
     def _suspect(self, load: Load) -> bool:
         hold = self._holds.get((Step.LOAD, load.name, load.revision))
         return hold is not None and hold.crashed
+
+    def _overdue(self, load: Load) -> bool:
+        """Whether a suspect has waited so long that the others are to make way, and there is room for it."""
+        budget = self._rules.budget_bytes
+        fits = budget is None or self._reserved + load.spec.memory_bytes <= budget
+        late = self._hold_of(load).until + SUSPECT_WAITS_SECONDS <= self._now
+        return late and fits and load.name not in self._shortages
 
     def _start(self, load: Load) -> Verdict:
         if not self._seen.server_up:
@@ -264,10 +316,14 @@ class _Draft:
             return Verdict(shortage.reason, shortage=shortage)
         budget, need = self._rules.budget_bytes, load.spec.memory_bytes
         if budget is None or self._reserved + need <= budget or need == 0:
+            if self._kept_clear:
+                return QUEUED
             self._reserved += need
             self._loads.append(load)
             return QUEUED
         if load.replaces_bytes and self._may_step_aside(load, budget):
+            if self._kept_clear:
+                return QUEUED
             refused = self._held(Step.UNLOAD, load.name, "")
             if refused is not None:
                 return Verdict(refused.reason, hold=refused)

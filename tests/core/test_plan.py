@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from agent.core.actions import Failed, Fetch, Load, Unload
 from agent.core.model import DesiredState, ModelName, ModelSpec, ObservedState, Revision, StoredRevision, Told
-from agent.core.plan import Rules, plan
+from agent.core.plan import SUSPECT_WAITS_SECONDS, Plan, Rules, plan
 from agent.core.reasons import Reason
 from agent.core.retry import BackoffPolicy, Hold, Step, hold_key, record
-from tests.core.states import DESIRED, NOW, QUESTIONS, RULES, Question, actions
+from tests.core.states import DESIRED, NAMES, NOW, QUESTIONS, RULES, Question, actions
 
 POLICY = BackoffPolicy()
 
@@ -102,8 +102,63 @@ def test_nobody_is_forgotten(question):
             continue
         shared = verdict.reason is Reason.DOWNLOADING
         no_server = verdict.reason is Reason.WAITING_FOR_SERVER and not seen.server_up
+        shared |= verdict.reason is Reason.QUEUED and (loads_of(question, made) or overdue(question))
         held = verdict.hold is not None and verdict.hold.until > NOW
         assert verdict.shortage is not None or held or shared or no_server
+
+
+def loads_of(question, made):
+    running = [action for action in question.busy.values() if isinstance(action, Load)]
+    return [*running, *made.loads]
+
+
+def overdue(question):
+    return any(hold.crashed and hold.until + SUSPECT_WAITS_SECONDS <= NOW for hold in question.holds.values())
+
+
+@st.composite
+def crashed_before(draw):
+    """Several models on disk, of which some took the server down when they were loaded last."""
+    names = draw(st.lists(NAMES, min_size=1, unique=True))
+    specs = {name: ModelSpec(f"s3://b/{name}", "sklearn", draw(st.integers(0, 4))) for name in names}
+    stored = {f"s3://b/{name}": StoredRevision(f"s3://b/{name}", OLD, 1, 50.0) for name in names}
+    holds = {
+        (Step.LOAD, name, OLD): Hold(2, NOW - draw(SINCE), Reason.SERVER_CRASHED, "gone", crashes=1)
+        for name in draw(st.lists(st.sampled_from(names), unique=True))
+    }
+    running = draw(st.lists(st.sampled_from(names), max_size=2, unique=True))
+    busy = {name: Load(name, specs[name], OLD, f"s3://b/{name}") for name in running}
+    return Question(
+        DesiredState(specs), seen(stored=stored), busy, holds, Rules(draw(st.none() | st.integers(0, 9)))
+    )
+
+
+SINCE = st.sampled_from([1.0, SUSPECT_WAITS_SECONDS + 1.0])
+
+
+@given(crashed_before())
+def test_what_took_the_server_down_before_is_loaded_alone(question):
+    """Else its neighbours in flight would be taken for what took it down (laws 2 and 6, fault M9)."""
+    made = question.ask()
+    loads = loads_of(question, made)
+    if made.loads and any(hold_key(load) in question.holds for load in loads):
+        assert len(loads) == 1
+
+
+@given(crashed_before())
+def test_what_took_the_server_down_before_goes_last_but_gets_its_turn(question):
+    made = question.ask()
+    trusted = {load.name for load in question.ask(holds={}).loads}
+    sound = [name for name in trusted if (Step.LOAD, name, OLD) not in question.holds]
+    late = any(NOW - hold.until > SUSPECT_WAITS_SECONDS for hold in question.holds.values())
+    if trusted and not question.busy:
+        assert made.loads, "nobody waits for nothing"
+        started = hold_key(made.loads[0])
+        assert late or not sound or started not in question.holds, "the others are loaded first"
+        if late and question.rules.budget_bytes is None:
+            assert question.holds[started].until == min(hold.until for hold in question.holds.values())
+    elif late and question.rules.budget_bytes is None:
+        assert not made.loads or question.holds.keys() <= {hold_key(load) for load in question.busy.values()}
 
 
 @given(QUESTIONS)
@@ -224,6 +279,27 @@ def test_a_server_that_lost_its_models_gets_the_old_revision_back_before_the_new
     made = ask({A: ModelSpec("s3://b/new", "sklearn", 1)}, observed)
     assert [load.revision for load in made.loads] == [OLD]
     assert not made.fetches
+
+
+def test_what_served_comes_back_before_the_update_that_took_the_server_down_is_tried_again():
+    observed = seen(
+        told={A: replace(served(Revision("0000"), 1, "s3://b/two"), confirmed=False)},
+        restorable=frozenset({A}),
+    )
+    crashed = {(Step.LOAD, A, OLD): Hold(1, NOW - 1, Reason.SERVER_CRASHED, "gone", crashes=1)}
+    wanted = {A: ModelSpec("s3://b/one", "sklearn", 1)}
+    assert [load.revision for load in ask(wanted, observed, holds=crashed).loads] == ["0000"]
+    back = replace(observed, told={A: served(Revision("0000"), 1, "s3://b/two")}, loaded=frozenset({A}))
+    assert [load.revision for load in ask(wanted, back, holds=crashed).loads] == [OLD]
+
+
+def test_where_there_is_no_room_for_what_served_the_smaller_one_that_is_wanted_is_fetched():
+    observed = seen(told={A: served(Revision("0000"), 9, "s3://b/two")}, restorable=frozenset({A}))
+    wanted = {A: ModelSpec("s3://b/new", "sklearn", 2)}
+    fetch = Fetch(A, wanted[A])
+    assert list(ask(wanted, observed, budget=5).fetches) == [fetch]
+    assert not ask(wanted, observed, budget=5, busy={A: fetch}).cancel
+    assert ask(wanted, observed, budget=9, busy={A: fetch}).cancel == (A,)
 
 
 def test_a_refused_revision_whose_hold_is_over_is_listed_again_before_it_is_loaded_again():
