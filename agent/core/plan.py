@@ -275,7 +275,7 @@ class _Draft:
             self._seen.told.keys() - self._models.keys() - self._busy.keys() - self._seen.moving
         ):
             if self._seen.server_up and self._held(Step.UNLOAD, name, "") is None:
-                self._unloads.append(Unload(name, self._seen.told[name].memory_bytes))
+                self._unloads.append(Unload(name, self._seen.told[name].held_bytes))
 
     def emit_loads(self) -> None:
         """Emit what fits: sound loads first; a suspect one alone, since it may take its neighbours down."""

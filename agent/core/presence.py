@@ -6,7 +6,7 @@ ready any more.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.core.model import ModelName
 
@@ -66,3 +66,8 @@ def after_outcome(before: Presence, name: ModelName, *, loaded: bool) -> Presenc
     return Presence(
         before.up, names, before.moving - {name}, before.doubted - {name}, before.failures, before.restarts
     )
+
+
+def in_doubt(before: Presence, name: ModelName) -> Presence:
+    """Return the presence after a load whose outcome is not known: it may go on until a reading tells."""
+    return replace(before, moving=before.moving | {name})

@@ -6,8 +6,9 @@ the intent is written before the publish, the outcome after; what fails puts the
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import ParamSpec
 
 from agent.artifacts.fetch import Fetcher
@@ -24,6 +25,8 @@ from agent.servers.base import ModelServer
 from agent.telemetry.traces import span
 
 log = logging.getLogger("agent.models")
+
+FIND_SECONDS = 2.0
 
 P = ParamSpec("P")
 
@@ -46,6 +49,7 @@ class Pod:
         self._progress: dict[str, Progress] = {}
         self._hand = asyncio.Lock()  # one writer of the model dir at a time: actions and `inspect`
         self._inspected: list[ModelName] = []
+        self._unrepaired: dict[ModelName, Reason] = {}  # what was said of them already
 
     @property
     def restarts(self) -> int:
@@ -109,7 +113,10 @@ class Pod:
             with span("load"):
                 await self._link.load(action.name)
         except AgentError as error:
-            await self._alone(self._put_back, server, action, good, error)
+            faults: list[AgentError] = []
+            await self._alone(self._put_back, server, action, good, error, faults)
+            if faults:
+                raise _with(error, faults) from error
             raise
         await self._alone(self._store.record, action.name, _told(action, confirmed=True))
 
@@ -124,10 +131,19 @@ class Pod:
         changed or removed is published again, with no load (fault D10).
         """
         if not self._inspected:
-            self._inspected = sorted(self._store.told(), reverse=True)
+            told = self._store.told()
+            self._inspected = sorted(told, reverse=True)
+            self._unrepaired = {name: why for name, why in self._unrepaired.items() if name in told}
         names, self._inspected = self._inspected[-most:], self._inspected[:-most]
         for name in reversed(names):
-            await self._alone(self._repair, name)
+            try:
+                await self._alone(self._repair, name)
+            except AgentError as error:  # this one's trouble; the others are looked at all the same
+                if self._unrepaired.get(name) != error.reason:
+                    self._unrepaired[name] = error.reason
+                    log.warning("the folder of a model cannot be checked or mended", extra=_why(name, error))
+            else:
+                self._unrepaired.pop(name, None)
 
     async def _alone(self, work: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
         """Run bounded work on the local disk on a thread, with nobody else at the model dir."""
@@ -135,20 +151,33 @@ class Pod:
             await asyncio.to_thread(work, *args, **kwargs)
 
     async def take_back_open_intents(self) -> None:
-        """Take away what an agent before this one had published and never saw confirmed; to be called first.
+        """Take back what an agent before this one had published and never saw confirmed; to be called first.
 
         A server that loads what it finds would end over such a folder if it is bad, and would be waited for
-        in vain. The name is loaded again from the store as soon as the server answers.
+        in vain. What was confirmed before it stands there again, or nothing does; the name is loaded again
+        from the store as soon as the server answers.
         """
-        for name, told in self._store.told().items():
-            good = self._store.previous().get(name)
-            if told.confirmed or (good is not None and replace(good, confirmed=False) == told):
-                continue
-            try:
-                await self._alone(self._store.withdraw, name)
-            except AgentError as error:
-                fields = {"model": name, "reason": error.reason, "message_": error.message}
-                log.warning("a folder that was never confirmed cannot be taken away", extra=fields)
+        told, previous = self._store.told(), self._store.previous()
+        opened = [
+            (name, previous.get(name), intent)
+            for name, intent in told.items()
+            if not intent.confirmed and not _same_folder(previous.get(name), intent)
+        ]
+        if any(good is not None for _, good, _ in opened):
+            await self._find_out_who_serves()
+        for name, good, intent in opened:
+            faults: list[AgentError] = []
+            await self._alone(self._take_back, name, good, intent, faults)
+            for error in faults:
+                log.warning(
+                    "a folder that was never confirmed is not as it was before", extra=_why(name, error)
+                )
+
+    async def _find_out_who_serves(self) -> None:
+        """Have the server's dialect known, if it answers soon: only then is known how it wants a folder."""
+        with suppress(AgentError, TimeoutError):
+            async with asyncio.timeout(FIND_SECONDS):
+                await self._link.server.read()
 
     # The rest runs on a thread.
 
@@ -180,26 +209,57 @@ class Pod:
         if manifest is None:
             raise RetryableError(Reason.DISK_ERROR, "the downloaded revision is gone from the store")
         layout = self._layout(server, action.name, action.spec, manifest)
-        intent = _told(action, confirmed=False)
-        self._store.record(
-            action.name, replace(intent, memory_bytes=max(intent.memory_bytes, action.replaces_bytes))
-        )
+        self._store.record(action.name, _told(action, confirmed=False).doubted(action.replaces_bytes))
         self._store.publish(action.name, manifest, layout)
 
-    def _put_back(self, server: ModelServer, action: Load, good: Told | None, error: AgentError) -> None:
-        """Put the old folder back, or take the new one away; remember what is still known."""
-        manifest = self._store.manifest(good.uri, good.revision) if good is not None else None
-        if good is not None and manifest is not None:
-            spec = ModelSpec(good.uri, good.framework, good.memory_bytes)
-            self._store.publish(action.name, manifest, self._layout(server, action.name, spec, manifest))
-        else:
-            self._store.withdraw(action.name)
-        if isinstance(error, TerminalError):
-            self._store.record(action.name, good)
-        elif good is not None:
-            self._store.record(action.name, replace(good, confirmed=False))
-        else:
-            self._store.record(action.name, _told(action, confirmed=False))
+    def _take_back(self, name: ModelName, good: Told | None, intent: Told, faults: list[AgentError]) -> None:
+        self._restore(self._link.server, name, good, faults)
+        if good is not None and not faults:
+            self._note(name, good.doubted(intent.held_bytes), faults)
+
+    def _put_back(
+        self,
+        server: ModelServer,
+        action: Load,
+        good: Told | None,
+        error: AgentError,
+        faults: list[AgentError],
+    ) -> None:
+        """Put the old folder back, or take the new one away; remember what is still known.
+
+        What the disk refuses is added to *faults*, and the rest is done all the same.
+        """
+        name, held = action.name, max(action.spec.memory_bytes, action.replaces_bytes)
+        gone = self._restore(server, name, good, faults)
+        if not isinstance(error, TerminalError):
+            self._note(name, (good or _told(action, confirmed=False)).doubted(held), faults)
+        elif gone or good is not None:
+            self._note(name, good, faults)
+
+    def _restore(
+        self, server: ModelServer, name: ModelName, good: Told | None, faults: list[AgentError]
+    ) -> bool:
+        """Have the folder be what *good* says, else not be there; whether either is so."""
+        try:
+            manifest = self._store.manifest(good.uri, good.revision) if good is not None else None
+            if good is not None and manifest is not None:
+                spec = ModelSpec(good.uri, good.framework, good.memory_bytes)
+                self._store.publish(name, manifest, self._layout(server, name, spec, manifest))
+                return True
+        except AgentError as fault:
+            faults.append(fault)
+        try:
+            self._store.withdraw(name)
+        except AgentError as fault:
+            faults.append(fault)
+            return False
+        return True
+
+    def _note(self, name: ModelName, told: Told | None, faults: list[AgentError]) -> None:
+        try:
+            self._store.record(name, told)
+        except AgentError as fault:
+            faults.append(fault)
 
     def _layout(
         self, server: ModelServer, name: ModelName, spec: ModelSpec, manifest: Manifest
@@ -211,6 +271,27 @@ class Pod:
 def _told(action: Load, *, confirmed: bool) -> Told:
     spec = action.spec
     return Told(action.revision, action.uri, spec.framework, spec.memory_bytes, confirmed)
+
+
+def _same_folder(one: Told | None, other: Told) -> bool:
+    return one is not None and (one.revision, one.uri, one.framework) == (
+        other.revision,
+        other.uri,
+        other.framework,
+    )
+
+
+def _with(error: AgentError, faults: Sequence[AgentError]) -> AgentError:
+    """Return the same error, so that it is held as what it is, with what the disk refused afterwards."""
+    more = "; ".join(f"{fault.reason}: {fault.message}" for fault in faults)
+    message = f"{error.message}; and the folder could not be put back as it was ({more})"
+    if isinstance(error, RetryableError):
+        return RetryableError(error.reason, message, retry_after_seconds=error.retry_after_seconds)
+    return TerminalError(error.reason, message)
+
+
+def _why(name: ModelName, error: AgentError) -> dict[str, str]:
+    return {"model": name, "reason": error.reason, "message_": error.message}
 
 
 @dataclass(frozen=True, slots=True)

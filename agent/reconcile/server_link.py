@@ -11,13 +11,15 @@ from collections.abc import Callable, Collection
 from agent.aio.wakeup import Wakeup
 from agent.core.errors import AgentError
 from agent.core.model import ModelName
-from agent.core.presence import Presence, after_outcome, after_reading, after_silence
+from agent.core.presence import Presence, after_outcome, after_reading, after_silence, in_doubt
+from agent.core.reasons import Reason
 from agent.servers.base import ModelServer, ModelState, ServerReading
 
 log = logging.getLogger("agent.server")
 
 READ_SECONDS = 2.0
 DOUBT_SECONDS = 0.25  # a name is missing, or the server is down: look again soon
+UNKNOWN_OUTCOMES = frozenset({Reason.LOAD_TIMEOUT, Reason.SERVER_UNAVAILABLE})  # of a load
 MOVING = frozenset({ModelState.LOADING, ModelState.UNLOADING})
 
 
@@ -66,8 +68,10 @@ class ServerLink:
         self._busy.add(name)
         try:
             await (self.server.load(name) if loaded else self.server.unload(name))
-        except AgentError:
+        except AgentError as error:
             self._look.ring()  # what the server holds now is not known: look at once
+            if loaded and error.reason in UNKNOWN_OUTCOMES:
+                self.presence = in_doubt(self.presence, name)
             raise
         else:
             self._overtaken += 1

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from agent.core.actions import Failed, Fetch, Load, Unload
 from agent.core.model import DesiredState, ModelName, ModelSpec, ObservedState, Revision, StoredRevision, Told
-from agent.core.plan import SUSPECT_WAITS_SECONDS, Plan, Rules, plan
+from agent.core.plan import SUSPECT_WAITS_SECONDS, Rules, plan
 from agent.core.reasons import Reason
 from agent.core.retry import BackoffPolicy, Hold, Step, hold_key, record
 from tests.core.states import DESIRED, NAMES, NOW, QUESTIONS, RULES, Question, actions
@@ -102,7 +102,7 @@ def test_nobody_is_forgotten(question):
             continue
         shared = verdict.reason is Reason.DOWNLOADING
         no_server = verdict.reason is Reason.WAITING_FOR_SERVER and not seen.server_up
-        shared |= verdict.reason is Reason.QUEUED and (loads_of(question, made) or overdue(question))
+        shared |= verdict.reason is Reason.QUEUED and (bool(loads_of(question, made)) or overdue(question))
         held = verdict.hold is not None and verdict.hold.until > NOW
         assert verdict.shortage is not None or held or shared or no_server
 

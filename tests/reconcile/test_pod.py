@@ -1,6 +1,6 @@
 """A pod of a real store and a scripted server: what was told, and what stands in the model dir, agree."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ from agent.aio.wakeup import Wakeup
 from agent.artifacts.store import Store
 from agent.core.actions import Load, Unload
 from agent.core.errors import AgentError, RetryableError, TerminalError
-from agent.core.model import ModelName, ModelSpec
+from agent.core.model import ModelName, ModelSpec, Revision, Told
 from agent.core.reasons import Reason
 from agent.reconcile.pod import Pod
 from agent.reconcile.server_link import ServerLink
@@ -28,12 +28,15 @@ class ScriptedServer:
     def __init__(self, model_dir: Path) -> None:
         self.model_dir = model_dir
         self.fault: AgentError | None = None
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.no_layout_for: set[str] = set()
         self.holds: dict[str, bytes] = {}
 
     async def read(self) -> ServerReading:
         return ServerReading(ready=True, models=dict.fromkeys(self.holds, ModelState.READY))
 
     async def load(self, name: ModelName) -> None:
+        self.meanwhile()
         if self.fault is not None:
             fault, self.fault = self.fault, None
             raise fault
@@ -45,6 +48,8 @@ class ScriptedServer:
     def layout(
         self, name: ModelName, spec: ModelSpec, paths: Collection[str], read: object
     ) -> dict[str, str]:
+        if name in self.no_layout_for:
+            raise RetryableError(Reason.DISK_ERROR, "input/output error")
         return {path: path for path in paths}
 
     async def close(self) -> None:
@@ -67,13 +72,19 @@ def pod(store, server):
     return Pod(store, None, ServerLink(server, Wakeup().ring), lambda: 0.0)
 
 
-def a_load(store: Store, content: bytes) -> Load:
+def a_load(store: Store, content: bytes, memory: int = 1, replaces: int = 0, name: ModelName = A) -> Load:
     stored = store.commit(manifest_of(store, URI, {"model": content}))
-    return Load(A, ModelSpec(URI, "sklearn", 1), stored.revision, URI)
+    return Load(name, ModelSpec(URI, "sklearn", memory), stored.revision, URI, replaces)
 
 
-def standing(store: Store) -> bytes | None:
-    path = store.model_dir / A / "model"
+def lose(store: Store, content: bytes) -> None:
+    for blob in store.store_dir.glob(".agent-blob-*"):
+        if blob.read_bytes() == content:
+            blob.unlink()
+
+
+def standing(store: Store, name: ModelName = A) -> bytes | None:
+    path = store.model_dir / name / "model"
     return path.read_bytes() if path.exists() else None
 
 
@@ -114,9 +125,7 @@ async def test_a_publish_that_fails_casts_no_doubt_on_what_serves(pod, store, se
     """The server was asked nothing, so the old revision needs no second load."""
     await pod.perform(a_load(store, b"one"))
     before, second = store.told()[A], a_load(store, b"two")
-    for blob in store.store_dir.glob(".agent-blob-*"):
-        if blob.read_bytes() == b"two":
-            blob.unlink()
+    lose(store, b"two")
     with pytest.raises(AgentError):
         await pod.perform(second)
     assert (standing(store), store.told()[A]) == (b"one", before)
@@ -146,18 +155,91 @@ class KilledError(BaseException):
 
 
 @pytest.mark.parametrize("before", [None, b"one"], ids=["first load", "update"])
-async def test_what_was_published_and_never_confirmed_is_taken_away_at_the_next_start(
+async def test_what_was_published_and_never_confirmed_is_taken_back_at_the_next_start(
     pod, store, server, before
 ):
     if before is not None:
         await pod.perform(a_load(store, before))
     server.fault = KilledError()
     with pytest.raises(KilledError):
-        await pod.perform(a_load(store, b"two"))
+        await pod.perform(a_load(store, b"two", memory=8, replaces=1))
     assert standing(store) == b"two"
     await pod.take_back_open_intents()
-    assert standing(store) is None
+    assert standing(store) == before
     assert not store.told()[A].confirmed, "it is loaded again"
+    assert store.told()[A].held_bytes == 8
+
+
+async def test_at_the_start_what_was_told_is_read_once_however_many_models_there_are(tmp_path, server):
+    class CountingStore(Store):
+        read = 0
+
+        def previous(self):
+            self.read += 1
+            return super().previous()
+
+    with CountingStore.open(tmp_path / "many", None) as store:
+        for number in range(50):
+            store.record(ModelName(f"m{number}"), Told(Revision("r"), URI, "sklearn", 1, number % 2 == 0))
+        await Pod(store, None, ServerLink(server, Wakeup().ring), lambda: 0.0).take_back_open_intents()
+        assert store.read == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        TerminalError(Reason.LOAD_REJECTED, "no"),
+        RetryableError(Reason.SERVER_CRASHED, "gone", retry_after_seconds=3.0),
+    ],
+    ids=["refused", "crashed"],
+)
+async def test_where_the_old_folder_cannot_be_put_back_nothing_stands_and_the_servers_word_is_told(
+    pod, store, server, fault
+):
+    """A refused folder that stayed would end a server that loads what it finds."""
+    first = a_load(store, b"one")
+    await pod.perform(first)
+    server.fault, server.meanwhile = fault, lambda: lose(store, b"one")
+    with pytest.raises(type(fault)) as told:
+        await pod.perform(a_load(store, b"two"))
+    assert told.value.reason is fault.reason
+    assert getattr(told.value, "retry_after_seconds", None) == getattr(fault, "retry_after_seconds", None)
+    assert fault.message in told.value.message
+    assert "IntegrityMismatch" in told.value.message
+    assert standing(store) is None
+    assert store.told()[A].revision == first.revision
+
+
+async def test_one_folder_that_cannot_be_mended_keeps_no_other_from_it_and_is_told_once(
+    pod, store, server, caplog
+):
+    others = [ModelName("b"), ModelName("c")]
+    for name in (A, *others):
+        await pod.perform(a_load(store, b"one", name=name))
+    server.no_layout_for = {A}
+    for _ in range(3):
+        (store.model_dir / "c" / "model").unlink()
+        await pod.inspect(10)
+        assert standing(store, others[1]) == b"one"
+    assert [record.model for record in caplog.records if "cannot be checked" in record.message] == [A]
+
+
+async def test_after_an_update_of_unknown_outcome_the_larger_of_both_revisions_counts(pod, store, server):
+    await pod.perform(a_load(store, b"one", memory=1))
+    server.fault = RetryableError(Reason.LOAD_TIMEOUT, "late")
+    with pytest.raises(RetryableError):
+        await pod.perform(a_load(store, b"two", memory=8, replaces=1))
+    seen = pod.observe()
+    assert (seen.held_bytes(A, None), seen.told[A].memory_bytes) == (8, 1)
+
+
+async def test_a_load_of_unknown_outcome_counts_until_the_server_was_read(pod, store, server):
+    server.fault = RetryableError(Reason.LOAD_TIMEOUT, "late")
+    with pytest.raises(RetryableError):
+        await pod.perform(a_load(store, b"one", memory=8))
+    assert pod.observe().held_bytes(A, None) == 8
+    await pod._link._read()
+    assert pod.observe().held_bytes(A, None) == 0
 
 
 async def test_what_was_confirmed_stays_at_the_next_start(pod, store, server):
