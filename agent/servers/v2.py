@@ -299,7 +299,8 @@ def states(entries: Collection[object]) -> dict[str, ModelState]:
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(name := entry.get("name"), str):
             continue
-        state = _STATES.get(entry.get("state", ""), ModelState.UNAVAILABLE)
+        told = entry.get("state")
+        state = _STATES.get(told, ModelState.UNAVAILABLE) if isinstance(told, str) else ModelState.UNAVAILABLE
         known = found.get(name)
         if known is None or _RANK.index(state) > _RANK.index(known):
             found[name] = state

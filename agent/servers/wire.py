@@ -228,8 +228,12 @@ class Wire:
 
 
 def quoted(name: str) -> str:
-    """Return a name as one segment of a path; `.` and `..` cannot climb, `/` cannot split."""
-    return quote(name, safe="").replace(".", "%2E") if set(name) == {"."} else quote(name, safe="")
+    """Return a name as one segment of a path; `.` and `..` cannot climb, `/` cannot split.
+
+    A server may list any name, half of a surrogate pair too: a JSON text can hold it, UTF-8 cannot.
+    """
+    segment = quote(name, safe="", errors="surrogatepass")
+    return segment.replace(".", "%2E") if set(name) == {"."} else segment
 
 
 def _address(url: str) -> tuple[str, str, str | None]:
