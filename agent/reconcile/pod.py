@@ -53,7 +53,7 @@ class Pod:
 
     @property
     def restarts(self) -> int:
-        """How often the server was found to have lost what it had confirmed."""
+        """How often the server was found to have restarted."""
         return self._link.presence.restarts
 
     @property

@@ -13,7 +13,7 @@ from agent.core.errors import AgentError
 from agent.core.model import ModelName
 from agent.core.presence import Presence, after_outcome, after_reading, after_silence, in_doubt
 from agent.core.reasons import Reason
-from agent.servers.base import ModelServer, ModelState, ServerReading
+from agent.servers.base import ModelServer, ModelState, ServerGoneError, ServerReading
 
 log = logging.getLogger("agent.server")
 
@@ -87,7 +87,7 @@ class ServerLink:
         except AgentError as error:
             if busy or self._busy:
                 return  # never judge a server by its silence during a load of our own
-            self.presence = after_silence(self.presence)
+            self.presence = after_silence(self.presence, refused=isinstance(error, ServerGoneError))
             if before.up or self._silence != error.reason:
                 self._silence = error.reason
                 log.warning("the model server does not answer; looking again and again", extra=_why(error))
@@ -98,7 +98,7 @@ class ServerLink:
                 return
             self._silence = ""
             self.presence = _read_off(before, reading, busy | self._busy)
-            if self.presence.restarts != before.restarts and before.failures == 0:
+            if before.failures == 0 and not before.loaded <= self.presence.loaded:
                 log.warning("the model server has lost models that it had confirmed")
             if self.presence.up and not before.up:
                 log.info("the model server is ready", extra={"models": len(self.presence.loaded)})

@@ -11,7 +11,7 @@ class World(Protocol):
 
     @property
     def restarts(self) -> int:
-        """How often the server was found to have lost what it had confirmed."""
+        """How often the server was found to have restarted."""
         ...
 
     @property

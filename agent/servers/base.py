@@ -10,7 +10,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from agent.core.errors import RetryableError
 from agent.core.model import ModelName, ModelSpec
+
+
+class ServerGoneError(RetryableError):
+    """Nobody listens at its address (any more): whoever answers there next is another process."""
 
 
 class ModelState(StrEnum):
@@ -56,7 +61,8 @@ class ModelServer(Protocol):
     async def read(self) -> ServerReading:
         """Ask health and the list of models.
 
-        Raises RetryableError(ServerUnavailable) where nothing answers, within a few seconds.
+        Raises RetryableError(ServerUnavailable) where nothing answers, within a few seconds; as a
+        ServerGoneError where nobody listens.
         """
         ...
 

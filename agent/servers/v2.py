@@ -15,7 +15,7 @@ from agent.core.errors import AgentError, RetryableError, TerminalError
 from agent.core.model import ModelName, ModelSpec
 from agent.core.reasons import Reason
 from agent.core.words import duration
-from agent.servers.base import ModelState, ServerReading, Traits
+from agent.servers.base import ModelState, ServerGoneError, ServerReading, Traits
 from agent.servers.wire import INDEX_LIMIT, Lost, Reply, Unreached, Wire, quoted
 
 _RANK = (ModelState.UNAVAILABLE, ModelState.UNLOADING, ModelState.LOADING, ModelState.READY)
@@ -57,6 +57,8 @@ class V2Server(abc.ABC):
         try:
             reading = await self._reading()
         except (Unreached, Lost) as error:
+            if isinstance(error, Unreached) and error.refused:
+                raise ServerGoneError(Reason.SERVER_UNAVAILABLE, f"{self._at}: {error}") from error
             raise self._unavailable(str(error)) from error
         held = {name for name, state in reading.models.items() if state is not ModelState.UNAVAILABLE}
         self._present = held | self._touched

@@ -69,7 +69,14 @@ class Reply:
 
 
 class Unreached(Exception):  # noqa: N818 - it names what happened to the request
-    """The request never got to the server: refused, no such socket, no such name, no connection in time."""
+    """The request never got to the server: refused, no such socket, no such name, no connection in time.
+
+    `refused` tells the first two, where nobody listens any more, from the others.
+    """
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 class Lost(Exception):  # noqa: N818 - it names what happened to the request
@@ -191,7 +198,7 @@ class Wire:
             ) as response:
                 return await _bounded(response, limit)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise Unreached(_cause(error)) from error
+            raise Unreached(_cause(error), refused=_refused(error)) from error
         except TimeoutError as error:
             raise Lost(f"no answer within {seconds:g} s", timed_out=True) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -278,6 +285,11 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 def _unusable(error: OSError | ValueError) -> str:
     why = error.strerror if isinstance(error, OSError) else None
     return f"the file with its token or CA cannot be used ({why or type(error).__name__})"
+
+
+def _refused(error: Exception) -> bool:
+    why = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else None
+    return isinstance(why, ConnectionRefusedError | FileNotFoundError)
 
 
 def _cause(error: BaseException) -> str:

@@ -1,7 +1,8 @@
-"""Whatever a server answers, a reading, a load or an unload ends in a result or in an AgentError (fault M8)."""
+"""Whatever a server answers, a reading, a load or an unload ends in a result or an AgentError (fault M8)."""
 
 import asyncio
 import json
+from contextlib import suppress
 
 import pytest
 from aiohttp import web
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 
 from agent.core.errors import AgentError
 from agent.core.model import ModelName
-from agent.servers.base import ServerReading
+from agent.servers.base import ServerGoneError, ServerReading
 from agent.servers.detect import PROTOCOLS, detect
 from agent.servers.v2 import Patience
 from agent.servers.wire import Lost, Unreached, Wire
+from tests.servers.real import free_ports
 
 PATIENCE = Patience(read=0.5, load=0.02, unload=0.02, settle=0.02)
 NAMES = st.sampled_from(["a", "b", "..", "\ud800", "ä/ö"]) | st.text(max_size=5)
@@ -63,11 +65,8 @@ async def tried(url, protocol):
     server = PROTOCOLS[protocol](Wire(url), PATIENCE)
     try:
         for work in (server.read, lambda: server.load(ModelName("a")), lambda: server.unload(ModelName("a"))):
-            try:
+            with suppress(AgentError):
                 answer = await work()
-            except AgentError as error:
-                assert len(error.message) < 3000
-            else:
                 assert answer is None or isinstance(answer, ServerReading)
     finally:
         await server.close()
@@ -75,12 +74,9 @@ async def tried(url, protocol):
 
 async def looked_up(url):
     wire = Wire(url)
-    try:
+    with suppress(Unreached, Lost):
         assert await detect(wire) in {None, *PROTOCOLS}
-    except (Unreached, Lost):
-        pass
-    finally:
-        await wire.close()
+    await wire.close()
 
 
 @pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
@@ -100,3 +96,12 @@ def test_who_answers_is_found_out_or_not(stage, answers):
     loop, puppet, url = stage
     puppet.answers, puppet.asked = answers, 0
     loop.run_until_complete(looked_up(url))
+
+
+@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+async def test_a_server_where_nobody_listens_is_gone(protocol):
+    (port,) = free_ports(1)
+    server = PROTOCOLS[protocol](Wire(f"http://127.0.0.1:{port}"), PATIENCE)
+    with pytest.raises(ServerGoneError):
+        await server.read()
+    await server.close()

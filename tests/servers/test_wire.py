@@ -213,9 +213,11 @@ async def test_a_wire_that_keeps_nothing_asks_again_where_one_connection_is_not_
 
 async def test_a_server_that_is_not_there_was_not_reached(wire_to, tmp_path):
     (port,) = free_ports(1)
-    for url in (f"http://127.0.0.1:{port}", f"unix://{tmp_path}/none.sock", "http://no-such-host.invalid:80"):
-        with pytest.raises(Unreached):
+    nobody = {f"http://127.0.0.1:{port}", f"http://localhost:{port}", f"unix://{tmp_path}/none.sock"}
+    for url in (*nobody, "http://no-such-host.invalid:80"):
+        with pytest.raises(Unreached) as caught:
             await wire_to(url).get("/", seconds=5)
+        assert caught.value.refused == (url in nobody)
 
 
 async def test_a_unix_socket_is_spoken_to_by_its_path(wire_to, tmp_path):
