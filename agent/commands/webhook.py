@@ -1,4 +1,4 @@
-"""`model-agent webhook`: the optional admission webhook for TrainedModels."""
+"""`model-agent webhook`: the optional admission webhook, for TrainedModels and for the sidecar."""
 
 import argparse
 import asyncio
@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.core.errors import AgentError
+from agent.core.inject import Options
+from agent.core.injection import LABEL
 from agent.settings import no_more
 from agent.telemetry.logs import configure
 from agent.webhook.server import serve_webhook
@@ -24,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on")  # noqa: S104 - the API server calls from outside the pod
     parser.add_argument("--port", type=int, default=9443)
+    parser.add_argument(
+        "--inject-image",
+        default=Options().image,
+        help=f"the sidecar's image in pods that ask for it by the label {LABEL} [default {Options().image}]",
+    )
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     parser.add_argument("--log-format", choices=["auto", "json", "text"], default="auto")
 
@@ -50,4 +57,6 @@ async def _serve(given: argparse.Namespace) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
     with contextlib.suppress(asyncio.CancelledError):  # the outermost task, cancelled by the signal only
-        await serve_webhook(given.host, given.port, given.cert_dir / "tls.crt", given.cert_dir / "tls.key")
+        certificate, key = given.cert_dir / "tls.crt", given.cert_dir / "tls.key"
+        options = Options(image=given.inject_image)
+        await serve_webhook(given.host, given.port, certificate, key, options=options)

@@ -54,7 +54,7 @@ def inject(manifest: Mapping[str, Any], options: Options) -> Injected | None:
 
     Raises InjectError.
     """
-    name = str((manifest.get("metadata") or {}).get("name") or NAME)
+    name = str(_mapping(manifest, "metadata").get("name") or NAME)
     kind = manifest.get("kind")
     if kind == "List":
         return _list(manifest, options)
@@ -64,7 +64,7 @@ def inject(manifest: Mapping[str, Any], options: Options) -> Injected | None:
     if kind == "PodTemplate":
         template = manifest.get("template")
     elif kind in _PODS_WITH_TEMPLATE:
-        template = (manifest.get("spec") or {}).get("template")
+        template = _mapping(manifest, "spec").get("template")
     else:
         return None
     if not isinstance(template, Mapping):
@@ -165,6 +165,7 @@ def _asked(path: str) -> dict[str, Any]:
 def _pod(spec: Any, name: str, options: Options) -> tuple[dict[str, Any], tuple[str, ...]]:
     if not isinstance(spec, Mapping) or not spec.get("containers"):
         raise InjectError(f"{name} has no containers to put the sidecar beside")
+    _check_shape(spec, name)
     notes: list[str] = []
     server = _server(spec["containers"], name, options, notes)
     port = options.server_port or _http_port(server, notes)
@@ -182,6 +183,30 @@ def _pod(spec: Any, name: str, options: Options) -> tuple[dict[str, Any], tuple[
         pod["initContainers"] = init
     notes += _told(server["name"], config_map, limited=limited, options=options)
     return pod, tuple(notes)
+
+
+def _mapping(where: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return what is an object, or absent; raises InjectError for anything else."""
+    found = where.get(key)
+    if found is not None and not isinstance(found, Mapping):
+        raise InjectError(f"{key} is no object")
+    return found or {}
+
+
+def _check_shape(spec: Mapping[str, Any], name: str) -> None:
+    """Refuse what no API server would take, before it is looked into."""
+    for key in ("containers", "initContainers", "volumes"):
+        _listed(spec, key, name)
+    for each in spec["containers"]:
+        for key in ("volumeMounts", "ports"):
+            _listed(each, key, str(each.get("name")))
+        _mapping(_mapping(each, "resources"), "limits")
+
+
+def _listed(where: Mapping[str, Any], key: str, name: str) -> None:
+    found = where.get(key) or []
+    if not isinstance(found, list | tuple) or not all(isinstance(each, Mapping) for each in found):
+        raise InjectError(f"{name}: {key} is no list of objects")
 
 
 def _told(server: str, config_map: str, *, limited: bool, options: Options) -> list[str]:

@@ -18,7 +18,7 @@ def answer(body: bytes) -> dict[str, Any]:
 
     A refusal tells the first fault alone, as KServe's webhook does; what is deleted is always allowed.
     """
-    review = _parsed(body)
+    review = parsed(body)
     request = review["request"]
     message = None
     if request.get("operation") in {"CREATE", "UPDATE"}:
@@ -34,7 +34,8 @@ def answer(body: bytes) -> dict[str, Any]:
     return {"apiVersion": review["apiVersion"], "kind": "AdmissionReview", "response": response}
 
 
-def _parsed(body: bytes) -> Mapping[str, Any]:
+def parsed(body: bytes) -> Mapping[str, Any]:
+    """Return the AdmissionReview that a body is, with its `request.uid`. Raises ReviewError."""
     try:
         review = json.loads(body)
     except (ValueError, RecursionError) as error:

@@ -6,13 +6,17 @@ It answers 400 or 413 to what is no review, and never holds a connection longer 
 import asyncio
 import logging
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
 from agent.core.errors import TerminalError
+from agent.core.inject import Options
 from agent.core.reasons import Reason
+from agent.webhook import injection
 from agent.webhook.review import ReviewError, answer
 
 log = logging.getLogger("agent.webhook")
@@ -23,10 +27,11 @@ BODY_SECONDS = 10.0
 _RELOAD_SECONDS = 10.0
 
 
-def make_app() -> web.Application:
-    """Return the webhook without its TLS: the review's path and /healthz."""
+def make_app(options: Options = Options()) -> web.Application:  # noqa: B008 - frozen
+    """Return the webhook without its TLS: the reviews' paths and /healthz; *options* are of injection."""
     app = web.Application(client_max_size=LARGEST_REVIEW)
-    app.router.add_post(PATH, _review)
+    app.router.add_post(PATH, partial(_review, answer))
+    app.router.add_post(injection.PATH, partial(_review, lambda body: injection.answer(body, options)))
     app.router.add_get("/healthz", _healthz)
     return app
 
@@ -39,6 +44,7 @@ async def serve_webhook(
     *,
     reload_seconds: float = _RELOAD_SECONDS,
     listening: asyncio.Future[int] | None = None,
+    options: Options = Options(),  # noqa: B008 - frozen
 ) -> None:
     """Serve until cancelled; *listening* is given the port. Raises TerminalError for a bad certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -49,7 +55,7 @@ async def serve_webhook(
         raise TerminalError(
             Reason.TLS_ERROR, f"the webhook's certificate {certificate} cannot be used: {_words(error)}"
         ) from error
-    runner = web.AppRunner(make_app(), access_log=None, shutdown_timeout=5.0)
+    runner = web.AppRunner(make_app(options), access_log=None, shutdown_timeout=5.0)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port, ssl_context=context)
@@ -87,7 +93,7 @@ def _stamp(files: Sequence[Path]) -> list[bytes | None]:
     return [path.read_bytes() if path.exists() else None for path in files]
 
 
-async def _review(request: web.Request) -> web.Response:
+async def _review(answer: Callable[[bytes], Any], request: web.Request) -> web.Response:
     try:
         async with asyncio.timeout(BODY_SECONDS):
             body = await request.read()

@@ -17,7 +17,7 @@ from agent import cli
 from agent.core.inject import NAME, InjectError, Options, container, inject
 from agent.core.modelconfig import desired_state
 from agent.settings import read_settings
-from tests.manifests.sidecar import PATCH, written
+from tests.manifests.sidecar import PATCHES, written
 
 CONFIG = Path(__file__).parents[2] / "config"
 SAMPLES = ["kserve-sklearn", "mlserver", "triton"]
@@ -56,8 +56,9 @@ def sidecar_of(pod):
     return found
 
 
-def test_the_patch_in_the_component_is_the_one_of_the_code():
-    assert PATCH.read_text() == written(), "run: python -m tests.manifests.sidecar"
+@pytest.mark.parametrize(("path", "native"), PATCHES.items())
+def test_the_patch_in_the_component_is_the_one_of_the_code(path, native):
+    assert path.read_text() == written(native=native), "run: python -m tests.manifests.sidecar"
 
 
 def test_command_and_component_make_the_same_pod(sample):
