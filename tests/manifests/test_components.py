@@ -1,4 +1,4 @@
-"""What is optional in config/: the classic sidecar, injection at admission, the cache of a node, KServe's storage."""
+"""What is optional in config/: classic sidecar, injection, node cache, KServe's storage."""
 
 import os
 import re
