@@ -13,6 +13,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from agent.aio.door import Door
 from agent.aio.unixtime import UnixTime
 from agent.aio.wakeup import Wakeup
 from agent.aio.workers import start_workers
@@ -43,7 +44,6 @@ from agent.storage.base import StorageProvider
 from agent.telemetry.board import Board, ConfigWord, MemoryWord, RulesWord, ServerWord
 from agent.telemetry.metrics import Metrics
 from agent.telemetry.tracing import open_tracing
-from agent.web.door import Door
 from agent.web.guard import guard
 from agent.web.render import Renderer
 from agent.web.server import StatusSite

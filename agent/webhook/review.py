@@ -21,7 +21,9 @@ def answer(body: bytes) -> dict[str, Any]:
     review = parsed(body)
     request = review["request"]
     message = None
-    if request.get("operation") in {"CREATE", "UPDATE"}:
+    if not isinstance(request.get("operation"), str):
+        raise ReviewError("request.operation is no string such as CREATE")
+    if request["operation"] in {"CREATE", "UPDATE"}:
         obj, old = request.get("object"), request.get("oldObject")
         if not isinstance(obj, Mapping):
             raise ReviewError("request.object is missing")

@@ -1,6 +1,7 @@
 """The admission webhook over HTTPS, its certificate read again when the file changes.
 
-It answers 400 or 413 to what is no review, and never holds a connection longer than ten seconds.
+It answers 400 or 413 to what is no review, and waits no longer than ten seconds for a handshake, a head
+or a body.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
+from agent.aio.door import Door, DoorLimits
 from agent.core.errors import TerminalError
 from agent.core.inject import Options
 from agent.core.reasons import Reason
@@ -24,6 +26,7 @@ log = logging.getLogger("agent.webhook")
 PATH = "/validate-serving-kserve-io-v1alpha1-trainedmodel"
 LARGEST_REVIEW = 3 * 1024 * 1024 - 1
 BODY_SECONDS = 10.0
+_LIMITS = DoorLimits(connections=256, head_seconds=10.0)
 _RELOAD_SECONDS = 10.0
 
 
@@ -45,6 +48,7 @@ async def serve_webhook(
     reload_seconds: float = _RELOAD_SECONDS,
     listening: asyncio.Future[int] | None = None,
     options: Options = Options(),  # noqa: B008 - frozen
+    limits: DoorLimits = _LIMITS,
 ) -> None:
     """Serve until cancelled; *listening* is given the port. Raises TerminalError for a bad certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -57,13 +61,18 @@ async def serve_webhook(
         ) from error
     runner = web.AppRunner(make_app(options), access_log=None, shutdown_timeout=5.0)
     await runner.setup()
+    listener = None
     try:
-        site = web.TCPSite(runner, host, port, ssl_context=context)
-        await site.start()
+        assert runner.server is not None  # noqa: S101 - it was set up
+        listener = await asyncio.get_running_loop().create_server(
+            Door(runner.server, limits), host, port, ssl=context, ssl_handshake_timeout=limits.head_seconds
+        )
         if listening is not None:
-            listening.set_result(runner.addresses[0][1])
+            listening.set_result(listener.sockets[0].getsockname()[1])
         await _reload(context, (certificate, key), reload_seconds)
     finally:
+        if listener is not None:
+            listener.close()
         await runner.cleanup()
 
 
@@ -99,6 +108,8 @@ async def _review(answer: Callable[[bytes], Any], request: web.Request) -> web.R
             body = await request.read()
     except TimeoutError:
         return web.Response(status=400, text="the body did not come in time")
+    except web.RequestPayloadError:
+        return web.Response(status=400, text="the body is damaged")
     try:
         return web.json_response(answer(body))
     except ReviewError as error:

@@ -10,7 +10,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.web.door import Door, DoorLimits
+from agent.aio.door import Door, DoorLimits
 from agent.web.guard import guard, host_is_safe
 
 SECRET = "s3cr3t"

@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.aio.door import DoorLimits
 from agent.core.errors import TerminalError
 from agent.core.validation import faults
 from agent.webhook.review import ReviewError, answer
@@ -102,6 +103,42 @@ async def client():
 async def test_what_is_no_review_is_400_or_413_and_never_500(client, body, status):
     async with client.post(PATH, data=io.BytesIO(body)) as answered:
         assert answered.status == status
+
+
+@pytest.mark.parametrize("operation", [[], {}, None, 5])
+async def test_an_operation_that_is_no_word_is_400(client, operation):
+    body = json.dumps(review(trained_model(), operation=operation)).encode()
+    async with client.post(PATH, data=io.BytesIO(body)) as answered:
+        assert (answered.status, await answered.text()) == (
+            400,
+            "request.operation is no string such as CREATE",
+        )
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_body_that_is_not_packed_as_it_says_is_400(client, encoding):
+    headers = {"Content-Encoding": encoding}
+    async with client.post(PATH, data=io.BytesIO(b"{}" * 50), headers=headers) as answered:
+        assert answered.status == 400
+
+
+async def test_a_client_that_says_nothing_is_put_out(tmp_path):
+    write(trustme.CA().issue_cert("127.0.0.1"), tmp_path)
+    listening = asyncio.get_running_loop().create_future()
+    limits = DoorLimits(head_seconds=0.2)
+    files = (tmp_path / "tls.crt", tmp_path / "tls.key")
+    async with asyncio.TaskGroup() as group:
+        served = group.create_task(serve_webhook("127.0.0.1", 0, *files, listening=listening, limits=limits))
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        for tls in (None, context):
+            reader, writer = await asyncio.open_connection("127.0.0.1", await listening, ssl=tls)
+            writer.write(b"POST / HTTP/1.1\r\n" if tls else b"")
+            with contextlib.suppress(OSError):
+                async with asyncio.timeout(5):
+                    assert await reader.read() == b""
+            writer.close()
+        served.cancel()
 
 
 async def test_other_paths_and_methods_are_refused(client):
