@@ -41,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="KServe's TrainedModel controller is stopped for good: write the ConfigMaps that it wrote",
     )
+    parser.add_argument(
+        "--agent-token-file",
+        type=Path,
+        metavar="FILE",
+        help="bearer token of agents that run with --status-token-file, read anew for each round",
+    )
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     parser.add_argument("--log-format", choices=["auto", "json", "text"], default="auto")
 
@@ -55,7 +61,11 @@ def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str
         namespace=given.namespace,
         probe_host=given.probe_host,
         probe_port=given.probe_port,
-        settings=ControllerSettings(status_only=given.status_only, take_over=given.take_over),
+        settings=ControllerSettings(
+            status_only=given.status_only,
+            take_over=given.take_over,
+            agent_token_file=given.agent_token_file,
+        ),
     )
     try:
         return asyncio.run(_run(options, environ))

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
@@ -59,6 +60,7 @@ class ControllerSettings:
     ask_seconds: float = 5.0
     rest_seconds: float = 0.1
     refused_seconds: float = 300.0
+    agent_token_file: Path | None = None
 
 
 class Leadership(Protocol):
@@ -93,7 +95,7 @@ class Controller:
         self._settings = settings
         self._utc = utc
         self._queue = Queue(settings.rest_seconds)
-        self._agents = Agents(session, self._pod_said, settings.ask_seconds)
+        self._agents = Agents(session, self._pod_said, settings.ask_seconds, settings.agent_token_file)
         self.view = View(client, self._agents, self._queue.ring)
         self._writes = asyncio.Semaphore(settings.writes_at_once)
         self._unsettled: set[Key] = set()

@@ -41,12 +41,6 @@ class ControllerOptions:
     settings: ControllerSettings = field(default_factory=ControllerSettings)
 
 
-class Always:
-    """Leadership of one that needs no lease: two controllers of Loaded conditions agree."""
-
-    held = True
-
-
 async def run_controller(options: ControllerOptions, environ: Mapping[str, str], stop: asyncio.Event) -> int:
     """Run until *stop* is set (exit code 0) or the lease is lost (1: start again).
 
@@ -58,29 +52,26 @@ async def run_controller(options: ControllerOptions, environ: Mapping[str, str],
     async with aiohttp.ClientSession(connector=connector, trust_env=False) as session:
         client = ApiClient(endpoint, session)
         lease = Lease(client, options.namespace or endpoint.namespace, LEASE_NAME, identity)
-        leadership = Always() if options.settings.status_only else lease
-        controller = Controller(client, session, leadership, options.settings)
-        runner = await _probes(controller, options)
+        controller = Controller(client, session, lease, options.settings)
+        runner = await _probes(controller, lease, options)
         try:
-            return await _run(controller, lease, leadership, stop)
+            return await _run(controller, lease, stop)
         finally:
             await runner.cleanup()
             await lease.release()
 
 
-async def _run(controller: Controller, lease: Lease, leadership: object, stop: asyncio.Event) -> int:
+async def _run(controller: Controller, lease: Lease, stop: asyncio.Event) -> int:
     async with asyncio.TaskGroup() as group:
-        ends = [group.create_task(stop.wait(), name="stop")]
-        work = []
-        if leadership is lease:
-            contending = group.create_task(lease.run(), name="lease")
-            acquired = group.create_task(lease.acquire(), name="acquire")
-            await asyncio.wait([acquired, contending, *ends], return_when=asyncio.FIRST_COMPLETED)
-            work += [contending, acquired]
-        if not stop.is_set():
-            work.append(group.create_task(controller.run(), name="controller"))
-        await asyncio.wait([*ends, *work[:1]], return_when=asyncio.FIRST_COMPLETED)
-        for task in (*ends, *work):
+        stopped = group.create_task(stop.wait(), name="stop")
+        contending = group.create_task(lease.run(), name="lease")
+        acquired = group.create_task(lease.acquire(), name="acquire")
+        tasks = [stopped, contending, acquired]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if acquired.done() and not stop.is_set():
+            tasks.append(group.create_task(controller.run(), name="controller"))
+            await asyncio.wait([stopped, contending], return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
             task.cancel()
     return 0 if stop.is_set() else 1
 
@@ -96,15 +87,20 @@ def _endpoint(options: ControllerOptions, environ: Mapping[str, str]) -> Endpoin
     return from_kubeconfig(path, environ, options.context)
 
 
-async def _probes(controller: Controller, options: ControllerOptions) -> web.AppRunner:
-    """Answer /healthz always, and /readyz once everything was read or another leads."""
+async def _probes(controller: Controller, lease: Lease, options: ControllerOptions) -> web.AppRunner:
+    """Answer /healthz always, and 200 on /readyz once everything was read, or while another leads."""
 
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok")
 
     async def readyz(_: web.Request) -> web.Response:
-        words = "ok" if controller.view.ready else "waiting for the lease, or for the first lists"
-        return web.Response(text=words)
+        if lease.others:
+            return web.Response(text="another leads")
+        unread = controller.view.unread if lease.held else ()
+        if lease.held and not unread:
+            return web.Response(text="ok")
+        words = f"not read yet: {', '.join(unread)}" if unread else "waiting for the lease"
+        return web.Response(status=503, text=words)
 
     app = web.Application()
     app.router.add_get("/healthz", healthz)

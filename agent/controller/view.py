@@ -10,7 +10,7 @@ from agent.controller.agents import Agents, is_ready
 from agent.core.configmaps import MANAGED_BY_LABEL, MANAGER
 from agent.core.controlplane import Checked, Reading, check
 from agent.core.modelstatus import PodReport
-from agent.core.parents import PARENT_LABEL, shard_number
+from agent.core.parents import COMPONENT_LABEL, PARENT_LABEL, PREDICTOR, shard_number
 from agent.kube.client import ApiClient
 from agent.kube.informer import Informer, without_managed_fields
 from agent.kube.resources import (
@@ -69,7 +69,7 @@ class View:
         self.services = Index(_labelled_parent, ring)
         self.deployments = Index(_labelled_parent, ring)
         self.config_maps = Index(_labelled_parent, ring)
-        self.pods = Index(_labelled_parent, ring)
+        self.pods = Index(_pod_parent, ring)
         self.inference_services = Index(key_of, ring)
         ours = f"{MANAGED_BY_LABEL}={MANAGER}"
         self._kinds: Mapping[Resource, Informer] = {
@@ -107,7 +107,12 @@ class View:
     @property
     def ready(self) -> bool:
         """Tell whether every kind was listed once."""
-        return all(informer.synced.is_set() for informer in self._kinds.values())
+        return not self.unread
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Return the kinds that could not be listed yet."""
+        return tuple(kind.plural for kind, copy in self._kinds.items() if not copy.synced.is_set())
 
     async def run(self) -> None:
         """Keep the copies; never returns."""
@@ -170,6 +175,12 @@ def _labelled_parent(obj: Object) -> Key | None:
     metadata = obj["metadata"]
     name = (metadata.get("labels") or {}).get(PARENT_LABEL)
     return (metadata.get("namespace", ""), name) if name else None
+
+
+def _pod_parent(pod: Object) -> Key | None:
+    """Return the parent that a pod is a replica of; KServe's transformers and explainers serve no models."""
+    component = (pod["metadata"].get("labels") or {}).get(COMPONENT_LABEL, PREDICTOR)
+    return _labelled_parent(pod) if component == PREDICTOR else None
 
 
 def _named_parent(obj: Object) -> Key | None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agent.core.parents import SERVER_CONTAINERS
 from agent.core.quantity import parse_quantity
 
 NAME = "model-agent"
@@ -16,7 +17,6 @@ CONFIG_VOLUME = "model-agent-config"
 ROOT, CONFIGS = "/mnt/model-agent", "/mnt/configs"
 STATUS_PORT, STATUS_PORT_NAME = 9082, "agent-status"
 _PODS_WITH_TEMPLATE = frozenset({"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job"})
-_LIKELY = ("kserve-container", "server", "mlserver", "triton", "tritonserver")
 _NOT_HTTP = ("grpc", "metrics", "http2", "h2c", "queue")
 
 
@@ -236,7 +236,7 @@ def _server(
         return named[options.server_container]
     if not named:
         raise InjectError(f"{name} has no containers to put the sidecar beside")
-    found = next((named[each] for each in _LIKELY if each in named), next(iter(named.values())))
+    found = next((named[each] for each in SERVER_CONTAINERS if each in named), next(iter(named.values())))
     if len(named) > 1:
         notes.append(f"the model server is taken to be {found['name']}; --server-container names another")
     return found

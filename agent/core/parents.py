@@ -13,8 +13,13 @@ from agent.core.quantity import Format, Quantity, parse_quantity
 
 PARENT_LABEL = "serving.kserve.io/inferenceservice"
 SHARD_LABEL = "serving.kserve.io/shard"
-AGENT_CONTAINER = "agent"
-SERVER_CONTAINER = "kserve-container"
+COMPONENT_LABEL = "component"
+"""KServe's label that tells predictor, transformer and explainer apart; without it a pod is a predictor's."""
+PREDICTOR = "predictor"
+AGENT_CONTAINERS = frozenset({"agent", "model-agent"})
+"""KServe's name for the agent beside the server, and that of our own injection."""
+SERVER_CONTAINERS = ("kserve-container", "server", "mlserver", "triton", "tritonserver")
+"""Names of a model server's container, likeliest first; those that `inject` knows."""
 _FRAMEWORKS = (
     *("sklearn", "xgboost", "tensorflow", "pytorch", "triton", "onnx"),
     *("huggingface", "pmml", "lightgbm", "paddle", "model"),
@@ -112,7 +117,8 @@ def is_multi_model(predictor: Any) -> bool:
         return False
     framework, settings = implementation
     if framework is None:
-        return _environment(settings, "MULTI_MODEL_SERVER") == "true"
+        first = _list(predictor["containers"])[0]  # the one that KServe looks at
+        return any(_environment(each, "MULTI_MODEL_SERVER") == "true" for each in (first, settings))
     if framework == "huggingface" or _get(settings, "modelFormat", "name") == "huggingface":
         return False
     return not any(settings.get(key) for key in _STORED)
@@ -135,13 +141,15 @@ def predict_path(protocol: str, name: str) -> str:
 
 
 def server_container(deployment: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the model server's container: KServe's name for it, else the first that is not the agent."""
-    containers = _get(deployment, "spec", "template", "spec", "containers")
-    named = [item for item in containers if isinstance(item, Mapping)] if isinstance(containers, list) else []
-    others = [item for item in named if item.get("name") != AGENT_CONTAINER]
-    return next(
-        (item for item in others if item.get("name") == SERVER_CONTAINER), others[0] if others else {}
-    )
+    """Return the model server's container: one of the usual names, else the first that is not the agent."""
+    return _server_of(_list(_get(deployment, "spec", "template", "spec", "containers")))
+
+
+def _server_of(containers: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    others = [item for item in containers if item.get("name") not in AGENT_CONTAINERS]
+    named = {str(item.get("name")): item for item in reversed(others)}
+    likely = [named[name] for name in SERVER_CONTAINERS if name in named]
+    return next(iter(likely or others), {})
 
 
 def _service_shard(service: Mapping[str, Any]) -> Shard:
@@ -177,14 +185,31 @@ def _service_url(services: Iterable[Mapping[str, Any]]) -> str | None:
     )
     for service in ranked:
         ports = [port for port in _list(_get(service, "spec", "ports")) if isinstance(port.get("port"), int)]
-        web = [port for port in ports if str(port.get("name", "http")).startswith("http")]
-        for port in web or ports:
-            number = port["port"]
-            scheme = "https" if number == 443 or str(port.get("name")) == "https" else "http"
-            shown = "" if number == {"http": 80, "https": 443}[scheme] else f":{number}"
-            metadata = service["metadata"]
-            return f"{scheme}://{metadata['name']}.{metadata['namespace']}.svc.cluster.local{shown}"
+        port = min(ports, key=_port_rank, default=None)
+        if port is None:
+            continue
+        number = port["port"]
+        secure = number == 443 or "https" in {str(port.get("name")), str(port.get("appProtocol"))}
+        scheme = "https" if secure else "http"
+        shown = "" if number == {"http": 80, "https": 443}[scheme] else f":{number}"
+        metadata = service["metadata"]
+        return f"{scheme}://{metadata['name']}.{metadata['namespace']}.svc.cluster.local{shown}"
     return None
+
+
+def _port_rank(port: Mapping[str, Any]) -> int:
+    """Tell how likely a Service's port is the one for predictions over HTTP; the least is the likeliest.
+
+    The order of equal ones is that of the Service. Port names begin with their protocol, as Istio has it.
+    """
+    name, protocol = str(port.get("name") or "http").lower(), str(port.get("appProtocol") or "").lower()
+    if any(word in name for word in ("grpc", "metric", "admin", "agent-status", "h2c")) or "grpc" in protocol:
+        return 4
+    if name in {"http", "https"}:
+        return 0
+    if name.startswith("http") or protocol in {"http", "https"}:
+        return 1
+    return 2 if port["port"] in {80, 443, 8080} else 3
 
 
 def _implementation(predictor: Any) -> tuple[str | None, Mapping[str, Any]] | None:
@@ -195,7 +220,7 @@ def _implementation(predictor: Any) -> tuple[str | None, Mapping[str, Any]] | No
         if isinstance(predictor.get(framework), Mapping):
             return framework, predictor[framework]
     containers = _list(predictor.get("containers"))
-    return (None, containers[0]) if containers else None
+    return (None, _server_of(containers)) if containers else None
 
 
 def _memory_limit(container: Mapping[str, Any]) -> Quantity:

@@ -47,11 +47,17 @@ class Lease:
         self._seen: str | None = None
         self._seen_at = 0.0
         self._acquired = asyncio.Event()
+        self._others = False
 
     @property
     def held(self) -> bool:
         """Tell whether we may write at this moment."""
         return asyncio.get_running_loop().time() < self._renewed_at + self._times.renew
+
+    @property
+    def others(self) -> bool:
+        """Tell whether somebody else leads, as it was read last."""
+        return self._others and not self.held
 
     async def acquire(self) -> None:
         """Wait until we lead. `run` has to be running."""
@@ -65,8 +71,9 @@ class Lease:
             try:
                 async with asyncio.timeout(self._times.retry * 2):
                     holds = await self._try()
+                    self._others = not holds
             except (AgentError, TimeoutError) as error:
-                holds = False
+                holds = self._others = False
                 log.warning(
                     "the lease could not be read or written", extra={"error_type": type(error).__name__}
                 )

@@ -13,6 +13,7 @@ from agent.core.reasons import Reason
 from agent.core.trainedmodel import parse
 from agent.telemetry.board import ConfigWord
 from agent.telemetry.metrics import Metrics
+from agent.web.guard import guard
 from agent.web.render import Renderer
 from agent.web.server import StatusSite
 from tests.core.trainedmodels import trained_model
@@ -77,6 +78,32 @@ async def test_an_answer_that_did_not_change_is_not_news(agent, agents):
     assert "c" in agents.report(there).models
 
 
+async def test_agents_that_ask_for_a_token_are_shown_the_one_in_the_file(tmp_path):
+    token = tmp_path / "token"
+    board = board_with(ready("a"))
+    site = StatusSite(board, Renderer(board, lambda moment: moment), lambda: True, lambda _: (b"", ""))
+    application = site.application()
+    application.middlewares.insert(0, guard(token_file=token))
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    there = pod("pod-a", port=runner.addresses[0][1])
+    token.write_text("first\n")
+    async with aiohttp.ClientSession() as session:
+        plain = Agents(session, lambda _: None, ask_seconds=5.0)
+        known = Agents(session, lambda _: None, ask_seconds=5.0, token_file=token)
+        for _ in range(2):
+            await plain.ask([there])
+            await known.ask([there])
+            assert "--agent-token-file" in plain.report(there).problem
+            assert known.report(there).problem is None
+            token.write_text("second")  # rotated
+        missing = Agents(session, lambda _: None, ask_seconds=5.0, token_file=tmp_path / "none")
+        await missing.ask([there])
+        assert "none" in missing.report(there).problem
+    await runner.cleanup()
+
+
 async def test_a_pod_that_nobody_answers_in_is_told_by_name_and_comes_back(agent, agents):
     _, there = agent
     gone = pod("pod-a", port=1)
@@ -93,6 +120,8 @@ def test_the_port_is_found_by_its_name_else_it_is_the_default():
     assert status_url(pod("p", port=7)) == "http://127.0.0.1:7/status"
     plain = pod("p") | {"spec": {"containers": [{"name": "agent"}]}}
     assert status_url(plain) == f"http://127.0.0.1:{DEFAULT_PORT}/status"
+    native = plain | {"spec": {"initContainers": pod("p", port=8)["spec"]["containers"]}}
+    assert status_url(native) == "http://127.0.0.1:8/status"
     six = plain | {"status": {"podIP": "fd00::1"}}
     assert status_url(six) == f"http://[fd00::1]:{DEFAULT_PORT}/status"
 

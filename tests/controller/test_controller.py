@@ -2,7 +2,7 @@ import json
 
 from agent.core.validation import faults
 from tests.core.trainedmodels import trained_model
-from tests.fakes.cluster import Cluster, deployment, inference_service, service
+from tests.fakes.cluster import Cluster, deployment, inference_service, pod, service
 
 
 async def test_a_trained_model_becomes_ready_on_every_replica(cluster):
@@ -308,6 +308,21 @@ async def test_a_model_that_must_move_is_loaded_there_before_it_is_withdrawn_her
             await cluster.until(lambda: cluster.models(shard=0) == ["a"])
             await cluster.settle(controller)
         assert "http://s1." in cluster.server.get("TrainedModel", "b")["status"]["url"]
+
+
+async def test_transformers_and_explainers_have_no_agent_and_are_no_replicas(cluster):
+    for name in ("transformer", "explainer"):
+        odd = cluster.server.put(pod(name))
+        odd["metadata"]["labels"]["component"] = name
+        cluster.server.put(odd)
+    for name in ("pod-a", "pod-b"):
+        there = cluster.server.get("Pod", name)
+        named = there["metadata"]["labels"] | {"component": "predictor"}
+        cluster.server.put({**there, "metadata": {**there["metadata"], "labels": named}})
+    cluster.server.put(trained_model("m"))
+    async with cluster.controller():
+        await cluster.until(lambda: cluster.ready("m"))
+    assert cluster.server.get("TrainedModel", "m")["status"]["loaded"] == "2/2"
 
 
 async def test_status_only_says_loaded_and_writes_nothing_else(cluster):

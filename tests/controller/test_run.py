@@ -1,5 +1,8 @@
 import asyncio
+import contextlib
+from dataclasses import replace
 
+import aiohttp
 import pytest
 import yaml
 
@@ -7,6 +10,7 @@ from agent.controller.run import ControllerOptions, run_controller
 from agent.core.errors import TerminalError
 from tests.core.trainedmodels import trained_model
 from tests.fakes.cluster import QUICK
+from tests.servers.real import free_ports
 
 
 @pytest.fixture
@@ -48,6 +52,51 @@ async def test_the_second_of_two_waits_and_takes_over_when_the_first_stops(clust
         assert cluster.server.get("Lease", "model-agent-controller")["spec"]["holderIdentity"] != holder
         stops[1].set()
         assert await second == 0
+
+
+async def test_two_that_only_say_loaded_take_turns_as_well(cluster, options):
+    only = replace(options, settings=replace(QUICK, status_only=True))
+    cluster.server.put(trained_model("m"))
+    stops = [asyncio.Event(), asyncio.Event()]
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(run_controller(only, {}, stops[0]))
+        await cluster.until(lambda: cluster.condition("m", "Loaded"))
+        second = group.create_task(run_controller(only, {}, stops[1]))
+        await cluster.until(lambda: cluster.server.counted("get")["get", "coordination.k8s.io", "leases"] > 1)
+        lists = cluster.server.counted("list")
+        stops[1].set()
+        assert await second == 0
+        assert cluster.server.counted("list") == lists  # the second has not even begun to read
+        stops[0].set()
+        assert await first == 0
+
+
+async def test_readyz_tells_one_that_leads_and_cannot_read_from_one_that_reads_and_one_that_waits(
+    cluster, options
+):
+    ports = free_ports(2)
+    cluster.server.fail(404, times=3, path="trainedmodels")
+    stop = asyncio.Event()
+
+    async def probe(port):
+        async with cluster.session.get(f"http://127.0.0.1:{port}/readyz") as answer:
+            return answer.status, await answer.text()
+
+    async def told(port, *words):
+        async with asyncio.timeout(15):
+            while True:
+                with contextlib.suppress(aiohttp.ClientError):
+                    if await probe(port) == words:
+                        return
+                await asyncio.sleep(0.01)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(run_controller(replace(options, probe_port=ports[0]), {}, stop))
+        await told(ports[0], 503, "not read yet: trainedmodels")
+        await told(ports[0], 200, "ok")
+        group.create_task(run_controller(replace(options, probe_port=ports[1]), {}, stop))
+        await told(ports[1], 200, "another leads")
+        stop.set()
 
 
 async def test_one_told_to_stop_while_it_waits_for_the_lease_ends_at_once(cluster, options):

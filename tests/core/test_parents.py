@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.parents import is_multi_model, predict_path, predictor_protocol, read_parent
+from agent.core.parents import is_multi_model, predict_path, predictor_protocol, read_parent, server_container
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=6),
@@ -112,6 +112,50 @@ def test_a_labelled_deployment_is_a_parent_of_its_own():
     assert (parent.name, parent.multi_model, parent.protocol) == ("p", True, "v2")
     assert (shard.ready, shard.memory.canonical(), shard.owner.name) == (True, "4Gi", "d")
     assert shard.url == "http://s.default.svc.cluster.local:8080"
+
+
+@pytest.mark.parametrize(
+    ("names", "server"),
+    [
+        (["agent", "server"], "server"),
+        (["model-agent", "mine"], "mine"),
+        (["istio-proxy", "kserve-container"], "kserve-container"),
+        (["proxy", "mlserver", "model-agent"], "mlserver"),
+        (["one", "two"], "one"),
+        (["agent"], None),
+    ],
+)
+def test_the_servers_container_is_found_beside_the_agent_and_others(names, server):
+    containers = [{"name": name} for name in names]
+    assert (
+        server_container({"spec": {"template": {"spec": {"containers": containers}}}}).get("name") == server
+    )
+
+
+def test_a_custom_predictors_server_is_found_beside_other_containers():
+    limits = {"resources": {"limits": {"memory": "2Gi"}}}
+    variables = [{"name": "MULTI_MODEL_SERVER", "value": "true"}, {"name": "PROTOCOL", "value": "v2"}]
+    containers = [{"name": "model-agent"}, {"name": "kserve-container", "env": variables, **limits}]
+    parent = read_parent(inference_service({"containers": containers}), [], [])
+    assert (parent.multi_model, parent.protocol, parent.shards[0].memory.canonical()) == (True, "v2", "2Gi")
+
+
+@pytest.mark.parametrize(
+    ("ports", "shown"),
+    [
+        ([{"name": "http-metrics", "port": 8082}, {"name": "http", "port": 8080}], "http://s.default.svc.cluster.local:8080"),
+        ([{"name": "grpc", "port": 8081}, {"name": "rest", "port": 8080}], "http://s.default.svc.cluster.local:8080"),
+        ([{"name": "agent-status", "port": 9082}, {"name": "v2", "port": 9000}], "http://s.default.svc.cluster.local:9000"),
+        ([{"name": "web", "port": 8443, "appProtocol": "https"}], "https://s.default.svc.cluster.local:8443"),
+        ([{"name": "http1", "port": 80}], "http://s.default.svc.cluster.local"),
+        ([{"port": 443}], "https://s.default.svc.cluster.local"),
+        ([{"name": "grpc", "port": 9000}], "http://s.default.svc.cluster.local:9000"),
+        ([], None),
+    ],
+)  # fmt: skip
+def test_the_address_is_the_services_port_for_http(ports, shown):
+    there = service() | {"spec": {"ports": ports}}
+    assert read_parent(None, [deployment()], [there]).shards[0].url == shown
 
 
 def test_shards_are_told_apart_by_label_and_have_their_own_memory_and_service():
