@@ -30,7 +30,7 @@ def event_of(write: StatusWrite, now: str) -> Object | None:
     if write.before is not None:
         before = write.before.condition(told.type)
     good = told.type == "Loaded" and told.status == "True"
-    if told.type == "Loaded" and not good:
+    if told.type == "Loaded" and not good and not write.failing:
         return None  # on its way, or not known
     if before is not None and (before.status, before.reason) == (told.status, told.reason):
         return None

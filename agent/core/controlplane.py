@@ -15,6 +15,7 @@ from agent.core.model import ModelName
 from agent.core.model import ModelSpec as Entry
 from agent.core.modelstatus import (
     PodReport,
+    any_failed,
     loaded_condition,
     loaded_on,
     model_status,
@@ -97,11 +98,15 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class StatusWrite:
-    """A status to write over that of `obj`; `before` is what it said."""
+    """A status to write over that of `obj`; `before` is what it said.
+
+    `failing` tells that a replica failed, where no condition does.
+    """
 
     obj: Object
     status: TrainedModelStatus
     before: TrainedModelStatus | None
+    failing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +223,8 @@ def decide_status_only(reading: Reading, now: str) -> Decision:
             there = model.status.conditions if model.status is not None else ()
             others = [other for other in there if other.type != "Loaded"]
             status = TrainedModelStatus(tuple(sorted([*others, loaded], key=lambda one: one.type)))
-            writes.append(StatusWrite(item.obj, status, model.status))
+            failing = any_failed(model, reading.reports, digest)
+            writes.append(StatusWrite(item.obj, status, model.status, failing))
     return Decision(statuses=writes, unsettled=unsettled)
 
 

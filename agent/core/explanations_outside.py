@@ -146,7 +146,7 @@ CONTROL_PLANE: Mapping[Reason, Explanation] = {
     Reason.FOREIGN_WRITER: Explanation(
         "Somebody else writes the ConfigMap of this shard.",
         "KServe's own controller runs beside this one.",
-        "Let one of them run, or this one with --status-only.",
+        "Run this one with --status-only; or stop the other, then start this one with --take-over.",
     ),
     Reason.NO_READY_REPLICAS: Explanation(
         "No pod of the predictor is ready, so that nobody can say what is loaded.",

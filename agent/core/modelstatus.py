@@ -234,6 +234,11 @@ def loaded_condition(
     return replace(_loaded(words, _replicas(words), listed=True, shard=None), observed_generation=generation)
 
 
+def any_failed(model: TrainedModel, reports: Collection[PodReport], digest: str | None) -> bool:
+    """Tell whether a replica says that it failed to serve the model."""
+    return any(_word(report, model, digest).kind == "failed" for report in reports)
+
+
 def ready_condition(conditions: Collection[Condition]) -> Condition:
     """Return Ready over the others: the first that is False, else the first Unknown, else True."""
     for status in ("False", "Unknown"):

@@ -91,7 +91,8 @@ def parsed_pull(words):
 
 
 def test_kserves_storage_container_is_this_images_pull():
-    made = yaml.safe_load((CONFIG / "samples" / "storage-container.yaml").read_text())["spec"]
+    folder = CONFIG / "samples" / "storage-initializer"
+    made = yaml.safe_load((folder / "storage-container.yaml").read_text())["spec"]
     container = made["container"]
     assert "args" not in container
     assert "command" not in container
