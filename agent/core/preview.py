@@ -10,10 +10,11 @@ from enum import StrEnum
 
 from agent.core import words
 from agent.core.actions import Action, Fetch, Load, Unload
-from agent.core.model import DesiredState, ModelName, ObservedState, Revision, StoredRevision, Told
+from agent.core.model import DesiredState, ModelName, ObservedState, Revision, Told
 from agent.core.plan import Plan, Rules, Verdict, plan
 from agent.core.reasons import Reason
 from agent.core.retry import Hold, Holds, Step
+from agent.core.seen import as_declared
 
 
 class Verb(StrEnum):
@@ -100,7 +101,7 @@ class _World:
         match action:
             case Fetch():
                 uri = action.spec.storage_uri
-                self._stored[uri] = StoredRevision(uri, Revision(f"of {uri}"), 0, 0.0, action.spec.sha256)
+                self._stored[uri] = as_declared(action.spec, Revision(f"of {uri}"))
             case Load():
                 spec = action.spec
                 told = Told(action.revision, action.uri, spec.framework, spec.memory_bytes, confirmed=True)

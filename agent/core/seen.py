@@ -64,8 +64,7 @@ def seen_of(document: Mapping[str, Any], desired: Mapping[ModelName, ModelSpec],
         if spec is not None:
             wanted[name] = spec
             if revision is not None:
-                there = StoredRevision(spec.storage_uri, Revision(revision), 0, 0.0, spec.sha256)
-                stored[spec.storage_uri] = there
+                stored[spec.storage_uri] = as_declared(spec, Revision(revision))
             holds |= _hold(name, spec, model, now)
         if model["ready"] and served is not None:
             uri = spec.storage_uri if spec is not None and served == revision else f"before:{name}"
@@ -90,13 +89,20 @@ def seen_of(document: Mapping[str, Any], desired: Mapping[ModelName, ModelSpec],
     )
 
 
+def as_declared(spec: ModelSpec, revision: Revision) -> StoredRevision:
+    """Return a revision on disk whose bytes are those that *spec* declares: others are not kept."""
+    return StoredRevision(spec.storage_uri, revision, 0, 0.0, spec.declared.digest, spec.declared.checks)
+
+
 def _spec(spec: Mapping[str, Any] | None, whole: Mapping[str, str]) -> ModelSpec | None:
     if spec is None:
         return None
     memory = spec["memory"]
     need = parse_quantity(memory).bytes_ceil() if memory is not None else 0
     uri = spec["storageUri"]
-    return ModelSpec(whole.get(uri, uri), spec["framework"], need, memory, spec.get("sha256"))
+    return ModelSpec(
+        whole.get(uri, uri), spec["framework"], need, memory, spec.get("sha256"), spec.get("signature")
+    )
 
 
 def _held(model: Mapping[str, Any], spec: ModelSpec | None) -> int:

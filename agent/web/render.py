@@ -198,6 +198,7 @@ def _spec(spec: ModelSpec | None) -> dict[str, Any] | None:
         "framework": spec.framework,
         "memory": spec.memory,
         "sha256": spec.sha256,
+        "signature": spec.signature,
     }
 
 

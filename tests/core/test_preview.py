@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -122,8 +123,9 @@ def test_what_waits_for_memory_alone_is_nothing_to_do():
     assert not found.anything
 
 
-def test_a_declared_digest_that_is_served_is_kept():
-    spec = ModelSpec("s3://bucket/model", "sklearn", MIB, "1Mi", "a" * 64)
+@pytest.mark.parametrize("declared", [("a" * 64, None), ("list.sha256", None), (None, "model.sig")])
+def test_declared_bytes_that_are_served_are_kept(declared):
+    spec = ModelSpec("s3://bucket/model", "sklearn", MIB, "1Mi", *declared)
     desired = DesiredState({ModelName("a"): spec})
     assert told(ask(desired, seen(desired, replace(ready("a"), spec=spec)).observed)) == {"a": ("keep",)}
 
