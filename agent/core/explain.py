@@ -103,8 +103,10 @@ def _correction(refusal: Refusal) -> str:
 
 
 def _sentence(text: str) -> str:
+    """Return a message as a sentence; one that begins with a URI or a name of code stays as it is."""
     text = text.rstrip(".")
-    return f"{text[:1].upper()}{text[1:]}."
+    first = text.partition(" ")[0].rstrip(",;:")
+    return f"{text[:1].upper()}{text[1:]}." if first.isalpha() else f"{text}."
 
 
 def _refused_summary(status: ModelStatus, refusal: Refusal) -> str:
@@ -125,9 +127,9 @@ def _summary(status: ModelStatus) -> str:
     if status.reason is None:
         return "Ready: the model server confirms the wanted revision."
     serves = " An older revision keeps serving." if status.ready and status.phase is not Phase.READY else ""
-    why = status.message or EXPLANATIONS[status.reason].meaning.rstrip(".")
+    why = status.message or EXPLANATIONS[status.reason].meaning
     tries = f" {status.attempts} tries have failed in a row." if status.attempts > 1 else ""
-    return f"{status.phase}: {why[0].upper()}{why[1:]}.{tries}{serves if 'serving' not in why else ''}"
+    return f"{status.phase}: {_sentence(why)}{tries}{serves if 'serving' not in why else ''}"
 
 
 def _since(status: ModelStatus, history: History) -> float | None:

@@ -57,7 +57,7 @@ DOCUMENT: Mapping[Reason, Explanation] = {
     Reason.INVALID_MEMORY: Explanation(
         "The entry's memory is no quantity.",
         "Something other than a number with a unit such as 512Mi or 2Gi; or a negative one.",
-        "Write it as Kubernetes does.",
+        "Write memory as Kubernetes does, such as 512Mi or 2Gi; what serves under the name stays until then.",
     ),
     Reason.DUPLICATE_NAME: Explanation(
         "Two entries have the same name and ask for different things.",

@@ -17,6 +17,9 @@ TYPES = {
     "page.js": "text/javascript",
     "parts.js": "text/javascript",
     "detail.js": "text/javascript",
+    "going.js": "text/javascript",
+    "head.js": "text/javascript",
+    "line.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
 _HEADERS = {

@@ -166,7 +166,7 @@ async def test_a_rejected_model_is_explained_and_one(there):
     said = " ".join(out.split())
     assert code == 1
     assert "InvalidMemory: entry [0]: memory '4 gigs' is no quantity" in said
-    assert "Write it as Kubernetes does." in said
+    assert "Write memory as Kubernetes does" in said
     assert ("serves" if there else "Nothing serves") in said
 
 
@@ -187,7 +187,7 @@ def test_of_too_many_refused_entries_the_first_are_shown():
     text = rendered(document_view(document, 0.0, rows=5))
     assert len(text.splitlines()) < 20
     assert "… and 495 more" in text
-    assert " ".join(text.split()).count("Write it as Kubernetes does.") == 1
+    assert " ".join(text.split()).count("Write memory as Kubernetes does") == 1
 
 
 def test_the_last_tries_are_shown_with_their_times_and_what_is_left_out():

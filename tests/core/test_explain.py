@@ -105,6 +105,11 @@ def test_retries_do_not_begin_the_trouble_anew():
     assert answer.told is EXPLANATIONS[Reason.NOT_FOUND]
 
 
+def test_a_uri_at_the_head_of_a_message_stays_as_it_is():
+    status = replace(FAILED, message="s3://bucket/m: nothing is there", attempts=1)
+    assert explain(status, (), []).summary == "Failed: s3://bucket/m: nothing is there."
+
+
 def test_an_update_that_failed_says_that_the_old_one_serves():
     held = replace(FAILED, ready=True)
     assert "keeps serving" in explain(held, told(held), []).summary

@@ -11,6 +11,7 @@ from agent.telemetry.metrics import Metrics
 from agent.web.render import Renderer
 from agent.web.server import StatusSite
 from tests.web.boards import board_with, failed, ready
+from tests.web.chromium import CHROMIUM, QUIET
 
 
 @pytest.fixture
@@ -48,3 +49,12 @@ def status_url():
     loop.call_soon_threadsafe(stop.set)
     thread.join()
     loop.close()
+
+
+@pytest.fixture
+async def browser():
+    api = pytest.importorskip("playwright.async_api", reason="requirements/dev.txt installs playwright")
+    async with api.async_playwright() as driver:
+        browser = await driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(QUIET))
+        yield browser
+        await browser.close()

@@ -1,82 +1,21 @@
 """The page in a real Chromium: what an operator sees, live, with no error on the console."""
 
 import asyncio
-import os
-import shutil
 import time
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
 import pytest
-from aiohttp import web
 
 from agent.core.model import ModelName
 from agent.core.status import Phase, ProgressReading
 from agent.telemetry.board import MemoryWord
-from agent.telemetry.metrics import Metrics
 from agent.web.pages import TYPES, Pages
-from agent.web.render import Renderer
-from agent.web.server import StatusSite
 from tests.web.boards import board_with, failed, moving, ready
+from tests.web.browsing import expect, in_chromium, opened, row, shot, shows
 from tests.web.example import busy_board
 from tests.web.test_events import serving
-
-playwright_api = pytest.importorskip(
-    "playwright.async_api", reason="requirements/dev.txt installs playwright"
-)
-
-OUT = Path(__file__).parent.parent / "artifacts-out"
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-QUIET = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-)  # fmt: skip
-in_chromium = [
-    pytest.mark.real,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of the driver's own pipes
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture
-async def browser():
-    async with playwright_api.async_playwright() as driver:
-        browser = await driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(QUIET))
-        yield browser
-        await browser.close()
-
-
-@asynccontextmanager
-async def opened(browser, url: str, *, allowed: tuple[str, ...] = (), refused: str = "", **how):
-    """Open a page that must say nothing on the console but what is *allowed*, and ask no other host."""
-    said: list[str] = []
-    context = await browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | how))
-    page = await context.new_page()
-    page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda asked: None if asked.url.startswith(url) else said.append(asked.url))
-    if refused:
-        await page.route(refused, lambda route: route.fulfill(status=503, body="no"))
-    await page.goto(url)
-    yield page
-    await context.close()
-    assert [line for line in said if not any(part in line for part in allowed)] == []
-
-
-def row(page, name: str):
-    return page.locator("#rows tr", has=page.locator(f'button[title="{name}"]'))
-
-
-async def shows(page, name: str, text: str) -> None:
-    await playwright_api.expect(row(page, name)).to_contain_text(text)
-
-
-async def shot(page, name: str) -> None:
-    OUT.mkdir(exist_ok=True)
-    await page.screenshot(path=OUT / f"{name}.png")
 
 
 class TestFiles:
@@ -142,18 +81,18 @@ class TestInChromium:
         async with serving(board) as url, opened(browser, url) as page:
             await shows(page, "m", "25 MiB of 100 MiB · 5 MiB/s · 15 s left")
             bar = row(page, "m").locator(".c-going [role=progressbar]")
-            await playwright_api.expect(bar).to_have_attribute("aria-valuenow", "25")
+            await expect(bar).to_have_attribute("aria-valuenow", "25")
             reading = ProgressReading(75 << 20, 100 << 20, 5.0 * (1 << 20), 5.0)
-            await playwright_api.expect(bar).to_have_attribute("aria-valuenow", "75")
+            await expect(bar).to_have_attribute("aria-valuenow", "75")
             board.post(replace(failed("m"), next_retry=time.time() + 30))
             await shows(page, "m", "nothing is there")
             await shows(page, "m", "try 3 in")
-            await playwright_api.expect(page.locator("#news")).to_have_text("m failed: NotFound")
+            await expect(page.locator("#news")).to_have_text("m failed: NotFound")
             await row(page, "m").locator("button").click()
-            await playwright_api.expect(page.locator("#one-body")).to_contain_text("Correct storageUri")
+            await expect(page.locator("#one-body")).to_contain_text("Correct storageUri")
             await shot(page, "one-failed")
             board.post(ready("m"))
-            await playwright_api.expect(page.locator("#one-body .summary")).to_contain_text("Ready:")
+            await expect(page.locator("#one-body .summary")).to_contain_text("Ready:")
             story = page.locator("#one-body .story li")
             assert [text.split(" ")[0] for text in await story.all_inner_texts()] == [
                 "Ready",
@@ -161,10 +100,10 @@ class TestInChromium:
                 "Downloading",
             ]
             await page.keyboard.press("Escape")
-            await playwright_api.expect(row(page, "m").locator("button")).to_be_focused()
+            await expect(row(page, "m").locator("button")).to_be_focused()
             board.drop(ModelName("m"))
-            await playwright_api.expect(row(page, "m")).to_have_count(0)
-            await playwright_api.expect(page.locator("#verdict")).to_contain_text("All 1 models are ready")
+            await expect(row(page, "m")).to_have_count(0)
+            await expect(page.locator("#verdict")).to_contain_text("All 1 models are ready")
 
     async def test_it_lives_through_a_restart_of_the_agent(self, browser):
         allowed = (
@@ -177,18 +116,11 @@ class TestInChromium:
             context = opened(browser, url, allowed=allowed)
             page = await context.__aenter__()
             await shows(page, "a", "Ready")
-        await playwright_api.expect(page.locator("#line")).to_contain_text("does not answer")
-        board = board_with(failed("a"))
-        site = StatusSite(
-            board, Renderer(board, lambda at: at), lambda: True, Metrics(board, lambda: 0.0).scrape
-        )
-        runner = web.AppRunner(site.application(), access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", int(url.rpartition(":")[2]), reuse_address=True).start()
-        await shows(page, "a", "Failed")
-        await playwright_api.expect(page.locator("#line-words")).to_have_text("live", timeout=20_000)
-        await context.__aexit__(None, None, None)
-        await runner.cleanup()
+        await expect(page.locator("#line")).to_contain_text("does not answer")
+        async with serving(board_with(failed("a")), port=int(url.rpartition(":")[2])):
+            await shows(page, "a", "Failed")
+            await expect(page.locator("#line-words")).to_have_text("live", timeout=20_000)
+            await context.__aexit__(None, None, None)
 
     async def test_where_events_do_not_come_it_asks_again_and_again(self, browser):
         board = board_with(ready("a"))
@@ -197,7 +129,7 @@ class TestInChromium:
             opened(browser, url, allowed=("503",), refused="**/events") as page,
         ):
             await shows(page, "a", "Ready")
-            await playwright_api.expect(page.locator("#line-words")).to_have_text("polling")
+            await expect(page.locator("#line-words")).to_have_text("polling")
             board.post(failed("a"))
             await shows(page, "a", "Failed")
 
@@ -212,26 +144,26 @@ class TestInChromium:
             await page.fill("#filter", "07 model 777")
             await shows(page, "model-07777", "Ready")
             await page.fill("#filter", "NotFound")
-            await playwright_api.expect(page.locator("#rows tr button")).to_have_count(1)
+            await expect(page.locator("#rows tr button")).to_have_count(1)
             await page.fill("#filter", "")
             await page.get_by_role("button", name="Model", exact=True).click()
             await page.get_by_role("button", name="Model", exact=True).click()
-            await playwright_api.expect(page.locator("#rows tr button").first).to_have_text("zz-broken")
+            await expect(page.locator("#rows tr button").first).to_have_text("zz-broken")
             await page.get_by_role("button", name="Ready 10000").click()
-            await playwright_api.expect(row(page, "zz-broken")).to_have_count(0)
+            await expect(row(page, "zz-broken")).to_have_count(0)
             await shot(page, "ten-thousand")
 
     async def test_it_can_be_used_with_the_keyboard_alone(self, browser):
         async with serving(board_with(ready("a"), ready("b"))) as url, opened(browser, url) as page:
             await shows(page, "b", "Ready")
             await page.keyboard.press("/")
-            await playwright_api.expect(page.locator("#filter")).to_be_focused()
+            await expect(page.locator("#filter")).to_be_focused()
             for _ in range(5):
                 await page.keyboard.press("Tab")
-            await playwright_api.expect(row(page, "a").locator("button")).to_be_focused()
+            await expect(row(page, "a").locator("button")).to_be_focused()
             await page.keyboard.press("ArrowDown")
             await page.keyboard.press("Enter")
-            await playwright_api.expect(page.locator("dialog h2")).to_have_text("b")
+            await expect(page.locator("#one h2")).to_have_text("b")
             assert page.url.endswith("#model=b")
 
     async def test_hostile_words_are_words(self, browser):
@@ -242,7 +174,7 @@ class TestInChromium:
         async with serving(board) as url, opened(browser, f"{url}") as page:
             await shows(page, "a", evil)
             await row(page, "a").locator("button").click()
-            await playwright_api.expect(page.locator("#one-body .story")).to_contain_text("<img")
+            await expect(page.locator("#one-body .story")).to_contain_text("<img")
             assert await page.locator("img").count() == 0
 
     async def test_a_link_to_a_model_that_is_gone_says_so(self, browser):
@@ -250,5 +182,5 @@ class TestInChromium:
             allowed = ("404",)
             async with opened(browser, url, allowed=allowed) as page:
                 await page.goto(f"{url}/#model=nobody")
-                await playwright_api.expect(page.locator("#one-body")).to_contain_text("no model named")
+                await expect(page.locator("#one-body")).to_contain_text("no model named")
                 await asyncio.sleep(0)

@@ -111,7 +111,7 @@ async def test_a_rejected_model_is_answered_with_its_rejection(served, client):
     assert (status, model["ready"], model["reason"]) == (200, False, "InvalidMemory")
     answer = model["explanation"]
     assert "Nothing serves under this name" in answer["summary"]
-    assert answer["remedy"] == "Write it as Kubernetes does."
+    assert answer["remedy"].startswith("Write memory as Kubernetes does")
     assert answer["refusal"]["message"] == NO_MEMORY.message
 
 

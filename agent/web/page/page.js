@@ -1,17 +1,15 @@
 // The page: what /status says, kept fresh by /events. No value from the agent is ever read as HTML.
-import { detail } from "./detail.js";
-import { byId, el, put, size, span, agoOf, phaseBadge } from "./parts.js";
+import { detail, fillDetail, unknown } from "./detail.js";
+import { fillGoing } from "./going.js";
+import { drawHead } from "./head.js";
+import { ask, follow, unlock } from "./line.js";
+import { byId, el, phaseBadge, put, retell, size } from "./parts.js";
 
-const ROW = 56, SPARE = 12, POLL_MS = 2000, RETRY_MS = 10000;
-const ORDER = ["Failed", "Downloading", "Loading", "Updating", "Pending", "Downloaded", "Unloading", "Ready"];
-const WAITS_FOR_MEMORY = new Set(["MemoryBudgetExceeded", "ExceedsMemoryBudget", "UpdateNeedsRoom"]);
-
-const DOING = {
-  Queued: "Next in line", Downloading: "Asks the storage", Loading: "The model server loads it",
-  Unloading: "The model server lets it go", Updating: "Steps aside for its next revision",
-};
+const ROW = 56, SPARE = 12;
+const ORDER = ["Failed", "Rejected", "Downloading", "Loading", "Updating", "Pending", "Downloaded", "Unloading", "Ready"];
 
 const models = new Map();
+let rejected = [];  // entries that are refused and under whose name nothing is there, as rows
 let head = null, shown = [], sort = { key: "phase", down: false }, phase = null, words = "";
 let orderDirty = true, drawn = "";
 
@@ -22,6 +20,7 @@ function take(document) {
   models.clear();
   for (const model of document.models) models.set(model.name, model);
   changed();
+  refreshOne();
 }
 
 function apply(change) {
@@ -32,7 +31,7 @@ function apply(change) {
   }
   if (change.config) head = { ...head, config: change.config, server: change.server, memory: change.memory };
   const touched = [...change.models.map((model) => model.name), ...change.gone];
-  if (touched.includes(openName())) refreshOne();
+  if (change.config || touched.includes(openName())) refreshOne();
   changed();
 }
 
@@ -40,6 +39,7 @@ function progress(readings) {
   for (const [name, reading] of Object.entries(readings)) {
     const model = models.get(name);
     if (model) model.progress = reading;
+    if (model && name === openName()) fillDetail(model);
   }
   drawSoon();
 }
@@ -49,75 +49,25 @@ function changed() {
   drawSoon();
 }
 
-// ---- the line to the agent: /events, and /status now and then where that does not work ----
-
-let source = null, held = null, polling = null, retry = null;
-
-async function readAll() {
-  const answer = await fetch("status", { cache: "no-cache" });
-  if (!answer.ok) throw new Error(`/status answered ${answer.status}`);
-  return answer.json();
-}
-
-async function resync() {
-  const mine = (held = []);  // what changes while /status is on its way is applied after it
-  try {
-    const document = await readAll();
-    if (held !== mine) return;
-    take(document);
-    mine.forEach(apply);
-    held = null;
-    refreshOne();
-    line("live", "live");
-  } catch {
-    if (held === mine) { held = null; fallBack(); }
-  }
-}
-
-function follow() {
-  clearTimeout(retry);
-  source?.close();
-  source = new EventSource("events");
-  source.addEventListener("resync", resync);
-  source.addEventListener("changes", (event) => {
-    const change = JSON.parse(event.data);
-    held ? held.push(change) : apply(change);
-  });
-  source.addEventListener("progress", (event) => progress(JSON.parse(event.data)));
-  source.onopen = () => { stopPolling(); line("live", "live"); };
-  source.onerror = () => {
-    line("away", "the agent does not answer; trying again");
-    fallBack();
-  };
-}
-
-function fallBack() {
-  if (polling === null) polling = setInterval(poll, POLL_MS);
-  if (source?.readyState === EventSource.CLOSED) {
-    clearTimeout(retry);
-    retry = setTimeout(follow, RETRY_MS);
-  }
-}
-
-async function poll() {
-  try {
-    take(await readAll());
-    refreshOne();
-    if (source?.readyState !== EventSource.OPEN) line("", "polling");
-  } catch {
-    line("away", "the agent does not answer; trying again");
-  }
-}
-
-function stopPolling() {
-  clearInterval(polling);
-  polling = null;
-}
-
 function line(kind, text) {
   byId("line").className = `line ${kind}`;
   if (byId("line-words").textContent !== text) byId("line-words").textContent = text;
 }
+
+// ---- the token, where the agent asks for one ----
+
+function locked(refused) {
+  put("lock-words", refused ? "This token is not the one that the agent asks for." : "This agent asks for its bearer token, the one in its --status-token-file.");
+  byId("token").value = "";
+  if (!byId("lock").open) byId("lock").showModal();
+}
+
+byId("lock").addEventListener("cancel", (event) => event.preventDefault());
+byId("lock-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  byId("lock").close();
+  unlock(byId("token").value.trim());
+});
 
 // ---- news for who does not see the page: at most one sentence every 2 s ----
 
@@ -150,55 +100,25 @@ function draw() {
   if (head === null) return;
   if (orderDirty) {
     orderDirty = false;
-    drawHead();
+    markRefused();
+    drawHead(head, models);
+    drawPhases();
     arrange();
   }
   drawRows();
 }
 
-function drawHead() {
-  const { server, config, memory } = head;
-  put("server-state", server.ready ? "Ready" : "Not ready", server.ready ? "big good" : "big bad");
-  put("server-url", `${server.protocol ?? "not found yet"} · ${server.url}`);
-  if (config.error) put("config-state", config.error.reason, "big bad");
-  else put("config-state", config.digest ? `${config.accepted} accepted` : "None yet", config.digest ? "big" : "big wait");
-  put("config-digest", config.error ? config.error.message : `${config.path} · ${(config.appliedDigest ?? "").slice(0, 12)}`);
-  byId("refused").hidden = config.rejected.length === 0;
-  put("refused-count", `${config.rejected.length} refused`);
-  byId("refused-list").replaceChildren(...config.rejected.slice(0, 100).map((entry) =>
-    el("li", {}, el("b", {}, entry.name ?? "an entry without a name"), ` ${entry.reason}: ${entry.message}`)));
-  drawMemory(memory);
-  drawPhases();
-}
-
-function drawMemory(memory) {
-  const holding = [...models.values()].filter((model) => model.heldBytes > 0).sort((a, b) => b.heldBytes - a.heldBytes);
-  const named = holding.slice(0, 7), rest = holding.slice(7).reduce((sum, model) => sum + model.heldBytes, 0);
-  const shares = named.map((model, index) => [model.name, model.heldBytes, `t${index}`]);
-  if (rest) shares.push([`${holding.length - 7} more`, rest, "t7"]);
-  const whole = Math.max(memory.budgetBytes ?? 0, memory.reservedBytes) || 1;
-  put("memory-state", memory.budgetBytes === null
-    ? `${size(memory.reservedBytes)} reserved, no budget`
-    : `${size(memory.reservedBytes)} of ${size(memory.budgetBytes)}`);
-  const bar = byId("memory-bar");
-  bar.hidden = memory.budgetBytes === null;
-  bar.replaceChildren(...shares.map(([name, bytes, tone]) => {
-    const part = el("span", { class: tone, title: `${name}: ${size(bytes)}` });
-    part.style.width = `${(100 * bytes) / whole}%`;
-    return part;
+function markRefused() {
+  const byName = new Map(head.config.rejected.filter((entry) => entry.name !== null).map((entry) => [entry.name, entry]));
+  for (const model of models.values()) model.refused = byName.get(model.name);
+  rejected = [...byName.values()].filter((entry) => !models.has(entry.name)).map((entry) => ({
+    ...entry, phase: "Rejected", ready: false, spec: null, heldBytes: 0, progress: null, attempts: 0, nextRetryTime: null, servedRevision: null,
   }));
-  bar.setAttribute("aria-label", `${byId("memory-state").textContent}: ${shares.map(([name, bytes]) => `${name} ${size(bytes)}`).join(", ")}`);
-  const legend = shares.map(([name, bytes, tone]) => el("li", {}, el("i", { class: tone }), `${name} ${size(bytes)}`));
-  if (memory.freeBytes !== null) legend.push(el("li", {}, el("i", { class: "free" }), `free ${size(memory.freeBytes)}`));
-  byId("memory-legend").replaceChildren(...legend);
-  const waiting = [...models.values()].filter((model) => WAITS_FOR_MEMORY.has(model.reason));
-  const told = waiting.slice(0, 5).map((model) => `${model.name} (${model.spec?.memory ?? "?"})`).join(", ");
-  put("memory-waiting", waiting.length ? `Waiting for room: ${told}${waiting.length > 5 ? ` and ${waiting.length - 5} more` : ""}` : "");
 }
 
 function drawPhases() {
   const counts = new Map();
-  for (const model of models.values()) counts.set(model.phase, (counts.get(model.phase) ?? 0) + 1);
+  for (const model of [...models.values(), ...rejected]) counts.set(model.phase, (counts.get(model.phase) ?? 0) + 1);
   if (phase !== null && !counts.has(phase)) phase = null;
   const chip = (name, count) => {
     const button = el("button", { "aria-pressed": String(phase === name), "data-phase": name ?? "" },
@@ -207,14 +127,8 @@ function drawPhases() {
     return button;
   };
   const kept = document.activeElement?.dataset?.phase;
-  byId("phases").replaceChildren(chip(null, models.size), ...ORDER.filter((name) => counts.has(name)).map((name) => chip(name, counts.get(name))));
+  byId("phases").replaceChildren(chip(null, models.size + rejected.length), ...ORDER.filter((name) => counts.has(name)).map((name) => chip(name, counts.get(name))));
   if (kept !== undefined) byId("phases").querySelector(`[data-phase="${kept}"]`)?.focus();
-  const left = [...models.values()].filter((model) => model.reason !== null).length;
-  const failed = counts.get("Failed") ?? 0;
-  const fine = left === 0 && head.config.error === null && head.config.rejected.length === 0;
-  put("verdict", models.size === 0 ? "No models are wanted." : fine ? `All ${models.size} models are ready and up to date.`
-    : failed ? `${failed} of ${models.size} models failed.` : `${left} of ${models.size} models are not up to date yet.`,
-  `verdict ${fine ? "good" : failed || head.config.error ? "bad" : ""}`);
 }
 
 const KEYS = {
@@ -234,10 +148,11 @@ function arrange() {
     if (first !== second) return sign * (first < second ? -1 : 1);
     return (sort.key === "name" ? sign : 1) * (a.name < b.name ? -1 : a.name > b.name ? 1 : 0);
   };
-  shown = [...models.values()].filter(fits).sort(compare);
+  shown = [...models.values(), ...rejected].filter(fits).sort(compare);
   byId("models").setAttribute("aria-rowcount", String(shown.length + 1));
   byId("models").hidden = shown.length === 0;
-  put("empty", shown.length ? "" : models.size ? "No model fits the filter." : "No models are wanted.");
+  const nothing = head.config.error ? "No model is known." : head.config.digest === null ? "models.json has not been read yet." : "No models are wanted.";
+  put("empty", shown.length ? "" : models.size + rejected.length ? "No model fits the filter." : nothing);
   byId("empty").hidden = shown.length > 0;
   for (const th of document.querySelectorAll("th[data-sort]"))
     th.setAttribute("aria-sort", th.dataset.sort !== sort.key ? "none" : sort.down ? "descending" : "ascending");
@@ -281,7 +196,7 @@ function newRow(name) {
 function fillRow(row, model, index) {
   row.setAttribute("aria-rowindex", String(index + 2));
   const [name, state, going, memory, revision] = row.children;
-  name.children[1].textContent = model.spec?.storageUri ?? "not wanted any more";
+  name.children[1].textContent = model.spec?.storageUri ?? (model.phase === "Rejected" ? "refused entry" : "not wanted any more");
   fillGoing(name.lastChild, model);
   state.firstChild.className = `badge p-${model.phase}`;
   state.firstChild.textContent = model.phase;
@@ -290,43 +205,6 @@ function fillRow(row, model, index) {
   memory.title = model.heldBytes ? "reserved" : "wanted";
   revision.textContent = (model.servedRevision ?? "").slice(0, 10) || "–";
   return row;
-}
-
-function fillGoing(cell, model) {
-  const said = goingWords(model);
-  if (model.progress) {
-    const share = model.progress.totalBytes ? model.progress.bytes / model.progress.totalBytes : null;
-    if (!cell.querySelector(".bar")) cell.replaceChildren(el("div", { class: "bar", role: "progressbar", "aria-valuemin": "0", "aria-valuemax": "100" }, el("span", {})), el("small", {}));
-    const bar = cell.firstChild;
-    bar.className = share === null ? "bar unknown" : "bar";
-    if (share !== null) {
-      bar.setAttribute("aria-valuenow", String(Math.round(100 * share)));
-      bar.firstChild.style.width = `${100 * share}%`;
-    }
-    bar.setAttribute("aria-label", `Download of ${model.name}`);
-    cell.lastChild.textContent = said;
-    return;
-  }
-  const [first, second] = said.split("\n");
-  if (!cell.querySelector(".words")) cell.replaceChildren(el("div", { class: "words" }), el("small", {}));
-  cell.firstChild.textContent = first;
-  cell.firstChild.title = first;
-  cell.lastChild.textContent = second ?? "";
-}
-
-function goingWords(model) {
-  const reading = model.progress;
-  if (reading) {
-    const parts = [reading.totalBytes === null ? size(reading.bytes) : `${size(reading.bytes)} of ${size(reading.totalBytes)}`];
-    if (reading.bytesPerSecond) parts.push(`${size(reading.bytesPerSecond)}/s`);
-    if (reading.etaSeconds !== null) parts.push(`${span(reading.etaSeconds)} left`);
-    return parts.join(" · ");
-  }
-  if (model.reason === null) return "Serves the wanted revision";
-  const what = model.message ?? DOING[model.reason] ?? model.reason;
-  const next = model.nextRetryTime ? `try ${model.attempts + 1} ${agoOf(model.nextRetryTime)}` : "";
-  const reason = model.message ? model.reason : "";
-  return `${what}\n${[reason, next, model.ready ? "an older revision serves" : ""].filter(Boolean).join(" · ")}`;
 }
 
 // ---- one model ----
@@ -355,12 +233,12 @@ async function refreshOne() {
   if (!one.open) one.showModal();
   let answer, model;
   try {
-    answer = await fetch(`status/${encodeURIComponent(name)}`, { cache: "no-cache" });
+    answer = await ask(`status/${encodeURIComponent(name)}`);
     model = await answer.json();
   } catch {
     return;  // what was shown last stays; the line says that the agent is away
   }
-  if (mine === asked) byId("one-body").replaceChildren(...(answer.ok ? detail(model) : [el("p", { class: "summary" }, model.message)]));
+  if (mine === asked) byId("one-body").replaceChildren(...(answer.ok ? detail(model) : unknown(model)));
 }
 
 one.addEventListener("close", () => {
@@ -395,5 +273,5 @@ addEventListener("keydown", (event) => {
 addEventListener("scroll", drawSoon, { passive: true });
 addEventListener("resize", drawSoon);
 addEventListener("hashchange", refreshOne);
-setInterval(drawSoon, 1000);  // the times that are told from now
-follow();
+setInterval(() => { drawSoon(); retell(byId("one-body")); }, 1000);  // the times that are told from now
+follow({ take, apply, progress, state: line, locked });

@@ -1,4 +1,4 @@
-// Small parts that both files of the page use.
+// Small parts that all files of the page use.
 
 export const byId = (id) => document.getElementById(id);
 
@@ -31,13 +31,29 @@ export function span(seconds) {
   return `${Math.floor(whole / 86400)} d ${Math.floor((whole % 86400) / 3600)} h`;
 }
 
-export function agoOf(instant) {
-  const seconds = (Date.parse(instant) - Date.now()) / 1000;
-  return seconds > 0 ? `in ${span(seconds)}` : `${span(-seconds)} ago`;
+const FORMS = {
+  ago: (seconds) => (seconds > 0 ? `in ${span(seconds)}` : `${span(-seconds)} ago`),
+  next: (seconds) => (seconds > 0.5 ? `in ${span(seconds)}` : "now"),
+  lasts: (seconds) => `for ${span(-seconds)}`,
+};
+
+function told(instant, form) {
+  return FORMS[form]((Date.parse(instant) - Date.now()) / 1000);
 }
+
+export const agoOf = (instant) => told(instant, "ago");
+export const nextOf = (instant) => told(instant, "next");
 
 export const phaseBadge = (phase) => el("span", { class: `badge p-${phase}` }, phase);
 
-export function when(instant) {
-  return el("time", { datetime: instant, title: new Date(instant).toLocaleString() }, agoOf(instant));
+// A time as told from now; `retell` keeps it so.
+export function when(instant, form = "ago") {
+  return el("time", { datetime: instant, "data-form": form, title: new Date(instant).toLocaleString() }, told(instant, form));
+}
+
+export function retell(root) {
+  for (const each of root.querySelectorAll("time[data-form]")) {
+    const text = told(each.dateTime, each.dataset.form);
+    if (each.textContent !== text) each.textContent = text;
+  }
 }
