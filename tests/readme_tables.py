@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agent.core.explanations import EXPLANATIONS
+from agent.core.sources import IGNORED, REFUSED, TAKEN
 from agent.settings import FLAGS
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -26,7 +27,18 @@ def reasons() -> str:
     return "\n".join(["| reason | what it means | usual cause | what to do |", "|---|---|---|---|", *rows])
 
 
-TABLES: dict[str, Callable[[], str]] = {"flags": flags, "reasons": reasons}
+def initializer() -> str:
+    rows = [f"| {_code(names)} | {how} |" for names, how in TAKEN]
+    rows += [f"| {_code(', '.join(IGNORED))} | taken and told: `--connections` says it here |"]
+    rows += [f"| {_code(names)} ({_code(source)}) | refused: {why} |" for source, names, why in REFUSED]
+    return "\n".join(["| variable | |", "|---|---|", *rows])
+
+
+def _code(names: str) -> str:
+    return ", ".join(f"`{name}`" if " " not in name else name for name in names.split(", "))
+
+
+TABLES: dict[str, Callable[[], str]] = {"flags": flags, "reasons": reasons, "initializer": initializer}
 
 
 def section(name: str) -> re.Pattern[str]:

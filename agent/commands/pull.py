@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from agent.app import Providers
@@ -31,6 +32,7 @@ from agent.core.initializer import InitializerError, Patterns, effective, pairs_
 from agent.core.model import Revision
 from agent.core.reasons import Reason
 from agent.core.revision import revision_of
+from agent.core.sources import SourceError, notes, source_of
 from agent.settings import UsageError, no_more
 from agent.storage.base import Listing, RemoteObject, Source, StorageProvider
 from agent.telemetry.board import progress_words
@@ -95,19 +97,26 @@ def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str
         patterns, told = patterns_of(environ), effective(environ)
     except InitializerError as error:
         raise UsageError(f"model-agent pull: {error}") from None
-    for source, _ in pairs:
-        if uris.scheme_of(source) is None:
+    sources = []
+    for uri, _ in pairs:
+        if uris.scheme_of(uri) is None:
             raise UsageError(
-                f"model-agent pull: {uris.redacted(source)!r} has no scheme such as s3://"
+                f"model-agent pull: {uris.redacted(uri)!r} has no scheme such as s3://"
                 " and is no absolute path"
             )
+        try:
+            sources.append(source_of(uri, told, azure=find_spec("adlfs") is not None))
+        except SourceError as error:
+            raise UsageError(f"model-agent pull: {error}") from None
+    for note in dict.fromkeys([*notes(told), *(each.note for each in sources if each.note)]):
+        _say(note)
     engine = _engine(given)
     cache = _cache(given)
     folders = tuple(Path(folder).absolute() for _, folder in pairs)
-    job = _Job(told, patterns, cache, engine, folders)
     try:
-        for (source, _), folder in zip(pairs, folders, strict=True):
-            asyncio.run(_pull(source, folder, job))
+        for source, folder in zip(sources, folders, strict=True):
+            job = _Job(source.environ, patterns, cache, engine, folders)
+            asyncio.run(_pull(source.uri, folder, job))
     except AgentError as error:
         sys.stderr.write(f"{error.reason}: {error.message}\n")
         return 1

@@ -51,7 +51,13 @@ def effective(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment with what the two configs say, which wins. Raises InitializerError."""
     config = {**_document(environ, "STORAGE_CONFIG"), **_document(environ, "STORAGE_OVERRIDE_CONFIG")}
     told = dict(environ)
-    if config.get("type", "") == "s3":
+    kind = config.get("type") or ""
+    if config and kind not in {"", "s3"}:
+        raise InitializerError(
+            f"STORAGE_CONFIG has the type {str(kind)[:63]!r}; only s3 is read from it: give other credentials"
+            " by their own variables (see the README)"
+        )
+    if kind == "s3":
         for key, name in _OF_S3.items():
             value = config.get(key)
             if isinstance(value, bool):

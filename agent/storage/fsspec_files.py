@@ -87,8 +87,10 @@ def storage_options(scheme: str, environ: Mapping[str, str]) -> dict[str, Any]:
     elif scheme in {"abfs", "abfss", "az"}:
         wanted = {
             "account_name": ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_ACCOUNT_NAME"),
+            "account_host": ("AZURE_STORAGE_ACCOUNT_HOST",),
             "account_key": ("AZURE_STORAGE_ACCESS_KEY", "AZURE_STORAGE_ACCOUNT_KEY"),
             "connection_string": ("AZURE_STORAGE_CONNECTION_STRING",),
+            "sas_token": ("AZURE_STORAGE_SAS_TOKEN",),
             "client_id": ("AZURE_CLIENT_ID", "AZ_CLIENT_ID"),
             "client_secret": ("AZURE_CLIENT_SECRET", "AZ_CLIENT_SECRET"),
             "tenant_id": ("AZURE_TENANT_ID", "AZ_TENANT_ID"),
