@@ -27,6 +27,7 @@ from agent.core.plan import Rules
 from agent.core.reach import Denied
 from agent.core.reasons import Reason
 from agent.reconcile.document import DocumentServices
+from agent.reconcile.events import PodEvents
 from agent.reconcile.loop import Clock, Limits, Outlook, Reconciler
 from agent.reconcile.once import report_once
 from agent.reconcile.pod import Pod
@@ -234,6 +235,8 @@ class Sidecar:
         if settings.scrub_interval:
             rate = settings.scrub_rate
             services["scrub"] = Scrubbing(store, settings.scrub_interval, rate, wakeup.ring).run
+        if settings.events:
+            services["events"] = PodEvents(self.board, self._environ, self._clock).run
         if settings.once:
             services["once"] = partial(self._once, reconciler)
         self._resync = config.resync

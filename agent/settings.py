@@ -206,6 +206,13 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag("scrub-rate", amount, "64Mi", "bytes a second at most for that"),
     Flag("disk-budget", memory, "none", "most disk for downloads; default: keep 10 % of the volume free"),
+    Flag(
+        "events",
+        switch,
+        "false",
+        "tell what changes by Kubernetes Events of the pod; needs the rights of config/events, and POD_NAME, "
+        "POD_NAMESPACE and POD_UID",
+    ),
     Flag("once", switch, "false", "converge, then exit 0, or 1 with the reasons"),
     Flag("timeout", lasting(0.1), "10m", "longest time for --once"),
     Flag("log-level", one_of("debug", "info", "warning", "error"), "info", "least level that is logged"),
@@ -288,6 +295,7 @@ class Settings:
     scrub_interval: float
     scrub_rate: int
     disk_budget: int | None
+    events: bool
     once: bool
     timeout: float
     log_level: str

@@ -1,19 +1,16 @@
-"""Kubernetes Events on what changed for a model: one object a reason, its count growing."""
+"""What of a TrainedModel's status is worth a Kubernetes Event, and what was not sent yet."""
 
-import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Container, Iterable
 
 from agent.core.controlplane import Checked, StatusWrite
 from agent.core.errors import AgentError, TerminalError
-from agent.kube.client import ApiClient, ApiConflictError
-from agent.kube.resources import EVENTS, Object
+from agent.kube.events import Involved, event_for
+from agent.kube.resources import Object
 
 log = logging.getLogger("agent.controller")
 
 REPORTER = "model-agent-controller"
-_LONGEST = 1024
 
 
 def event_of(write: StatusWrite, now: str) -> Object | None:
@@ -37,30 +34,11 @@ def event_of(write: StatusWrite, now: str) -> Object | None:
     recovered = write.before is not None and write.before.condition("Stalled") is not None
     if good and not recovered and write.obj["metadata"].get("generation", 1) != 1:
         return None
-    metadata = write.obj["metadata"]
-    uid, reason = str(metadata.get("uid", "")), told.reason
-    digest = hashlib.sha256(f"{uid}/{reason}".encode()).hexdigest()[:16]
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": f"{metadata['name'][:200]}.{digest}", "namespace": metadata["namespace"]},
-        "involvedObject": {
-            "apiVersion": write.obj["apiVersion"],
-            "kind": write.obj["kind"],
-            "name": metadata["name"],
-            "namespace": metadata["namespace"],
-            "uid": uid,
-        },
-        "type": "Normal" if good else "Warning",
-        "reason": reason,
-        "message": told.message[:_LONGEST],
-        "source": {"component": REPORTER},
-        "reportingComponent": REPORTER,
-        "reportingInstance": REPORTER,
-        "firstTimestamp": now,
-        "lastTimestamp": now,
-        "count": 1,
-    }
+    obj, metadata = write.obj, write.obj["metadata"]
+    involved = Involved(
+        obj["apiVersion"], obj["kind"], metadata["namespace"], metadata["name"], str(metadata.get("uid", ""))
+    )
+    return event_for(involved, REPORTER, REPORTER, told.reason, told.message, now, good=good)
 
 
 class Unsent:
@@ -99,18 +77,3 @@ class Unsent:
         """Drop those of models that are gone."""
         for uid in [uid for uid in self._events if uid not in uids]:
             del self._events[uid]
-
-
-async def emit(client: ApiClient, event: Object) -> None:
-    """Store an event, or count it where one of the same model and reason is there."""
-    try:
-        await client.create(EVENTS, event)
-    except ApiConflictError:
-        metadata: Mapping[str, Any] = event["metadata"]
-        stored = await client.get(EVENTS, metadata["namespace"], metadata["name"])
-        patch = {
-            "count": int(stored.get("count") or 1) + 1,
-            "lastTimestamp": event["lastTimestamp"],
-            "message": event["message"],
-        }
-        await client.merge(EVENTS, metadata["namespace"], metadata["name"], patch)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import aiohttp
 
 from agent.controller.agents import Agents
-from agent.controller.events import Unsent, emit, event_of
+from agent.controller.events import Unsent, event_of
 from agent.controller.queue import Queue
 from agent.controller.view import View
 from agent.core.configmaps import config_map_name
@@ -35,6 +35,7 @@ from agent.core.placement import Refusal
 from agent.core.reasons import Reason
 from agent.core.trainedmodel import KSERVE_FINALIZER
 from agent.kube.client import ApiClient, ApiConflictError, ApiNotFoundError
+from agent.kube.events import emit
 from agent.kube.resources import CONFIG_MAPS, TRAINED_MODELS, Key, Object, version_of
 
 log = logging.getLogger("agent.controller")

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from agent.controller.loop import Controller, ControllerSettings
 from agent.kube.client import ApiClient
-from agent.kube.endpoint import Endpoint, from_kubeconfig, in_cluster
+from agent.kube.endpoint import find_endpoint
 from agent.kube.lease import Lease
 
 log = logging.getLogger("agent.controller")
@@ -46,7 +46,7 @@ async def run_controller(options: ControllerOptions, environ: Mapping[str, str],
 
     Raises TerminalError where there is no way to reach an API server.
     """
-    endpoint = await asyncio.to_thread(_endpoint, options, environ)
+    endpoint = await asyncio.to_thread(find_endpoint, environ, options.kubeconfig, options.context)
     identity = f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, trust_env=False) as session:
@@ -74,17 +74,6 @@ async def _run(controller: Controller, lease: Lease, stop: asyncio.Event) -> int
         for task in tasks:
             task.cancel()
     return 0 if stop.is_set() else 1
-
-
-def _endpoint(options: ControllerOptions, environ: Mapping[str, str]) -> Endpoint:
-    path = options.kubeconfig
-    if path is None and "KUBERNETES_SERVICE_HOST" not in environ:
-        usual = Path(environ.get("HOME", "/")) / ".kube/config"
-        named = environ.get("KUBECONFIG", "").partition(os.pathsep)[0]
-        path = Path(named) if named else usual if usual.exists() else None
-    if path is None:
-        return in_cluster(environ)
-    return from_kubeconfig(path, environ, options.context)
 
 
 async def _probes(controller: Controller, lease: Lease, options: ControllerOptions) -> web.AppRunner:

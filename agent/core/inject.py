@@ -17,6 +17,11 @@ CONFIG_VOLUME = "model-agent-config"
 ROOT, CONFIGS = "/mnt/model-agent", "/mnt/configs"
 STATUS_PORT, STATUS_PORT_NAME = 9082, "agent-status"
 _PODS_WITH_TEMPLATE = frozenset({"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job"})
+_PLACE = {
+    "POD_NAME": "metadata.name",
+    "POD_NAMESPACE": "metadata.namespace",
+    "POD_UID": "metadata.uid",
+}
 _NOT_HTTP = ("grpc", "metrics", "http2", "h2c", "queue")
 
 
@@ -132,7 +137,7 @@ def container(options: Options, server: str, port: int | None, *, budget: bool) 
             "--deny-address=metadata,loopback",
             f"--status-port={STATUS_PORT}",
         ],
-        **({"env": env} if env else {}),
+        "env": [*env, *_place()],
         "ports": [{"name": STATUS_PORT_NAME, "containerPort": STATUS_PORT, "protocol": "TCP"}],
         # Up and turning, never "loaded": the server starts only after this one passed.
         "startupProbe": {**_asked("/healthz"), "periodSeconds": 1, "failureThreshold": 60},
@@ -156,6 +161,10 @@ def container(options: Options, server: str, port: int | None, *, budget: bool) 
             {"name": CONFIG_VOLUME, "mountPath": CONFIGS, "readOnly": True},
         ],
     }
+
+
+def _place() -> list[dict[str, Any]]:
+    return [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in _PLACE.items()]
 
 
 def _asked(path: str) -> dict[str, Any]:

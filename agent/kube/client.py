@@ -39,9 +39,12 @@ class ApiExpiredError(RetryableError):
 
 
 class ApiClient:
-    """One API server. `requests` counts what was asked of it, by method."""
+    """One API server. `requests` counts what was asked of it, by method; *manager* owns what is written."""
 
-    def __init__(self, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, endpoint: Endpoint, session: aiohttp.ClientSession, *, manager: str = FIELD_MANAGER
+    ) -> None:
+        self._manager = manager
         self.endpoint = endpoint
         self.requests: dict[str, int] = {}
         self._session = session
@@ -114,7 +117,7 @@ class ApiClient:
         return await self._request(
             "PATCH",
             resource.path(metadata["namespace"], metadata["name"], subresource),
-            params={"fieldManager": FIELD_MANAGER, "force": "true"},
+            params={"fieldManager": self._manager, "force": "true"},
             body=obj,
             content_type=_APPLY,
         )
@@ -126,7 +129,7 @@ class ApiClient:
         return await self._request(
             "PATCH",
             resource.path(namespace, name, subresource),
-            params={"fieldManager": FIELD_MANAGER},
+            params={"fieldManager": self._manager},
             body=patch,
             content_type=_MERGE,
         )

@@ -6,6 +6,7 @@ Tokens are read again every minute, for the kubelet rotates them. Credentials ne
 import asyncio
 import base64
 import json
+import os
 import ssl
 import tempfile
 from collections.abc import Collection, Mapping
@@ -101,6 +102,21 @@ class TokenSource:
                 Reason.INVALID_CREDENTIALS,
                 f"the kubeconfig's command {name!r} gave no token ({type(error).__name__}); run it by hand",
             ) from error
+
+
+def find_endpoint(
+    environ: Mapping[str, str], kubeconfig: Path | None = None, context: str | None = None
+) -> Endpoint:
+    """Return the endpoint of *kubeconfig*; of the pod's service account; or of the usual kubeconfig. Blocks.
+
+    Raises TerminalError where there is none.
+    """
+    path = kubeconfig
+    if path is None and "KUBERNETES_SERVICE_HOST" not in environ:
+        usual = Path(environ.get("HOME", "/")) / ".kube/config"
+        named = environ.get("KUBECONFIG", "").partition(os.pathsep)[0]
+        path = Path(named) if named else usual if usual.exists() else None
+    return in_cluster(environ) if path is None else from_kubeconfig(path, environ, context)
 
 
 def in_cluster(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Endpoint:

@@ -21,7 +21,7 @@ from tests.manifests.schema import Schema
 
 CONFIG = Path(__file__).parents[2] / "config"
 VERSIONS = ["1.30", "1.31", "1.32", "1.33", "1.34", "1.35", "1.36"]
-FOLDERS = ["default", "status-only", "webhook", "crd", "rbac", "controller"]
+FOLDERS = ["default", "status-only", "webhook", "crd", "rbac", "controller", "events"]
 PARENTS = {
     "samples/parents/sklearn-iris-example": ("sklearn-iris-example", "v1"),
     "samples/parents/mlserver": ("mlserver-example", "v2"),

@@ -136,7 +136,15 @@ def test_the_budget_is_the_servers_own_limit_where_it_has_one():
     env = sidecar_of(pod_of(inject(deployment(limited), Options()).manifest))["env"]
     assert env[0]["valueFrom"]["resourceFieldRef"] == {"containerName": "server", "resource": "limits.memory"}
     without = inject(deployment(), Options())
-    assert "env" not in sidecar_of(pod_of(without.manifest))
+    paths = {
+        each["name"]: each["valueFrom"]["fieldRef"]["fieldPath"]
+        for each in sidecar_of(pod_of(without.manifest))["env"]
+    }
+    assert paths == {
+        "POD_NAME": "metadata.name",
+        "POD_NAMESPACE": "metadata.namespace",
+        "POD_UID": "metadata.uid",
+    }, "for --events and traces"
     assert any("no memory budget" in note for note in without.notes)
 
 

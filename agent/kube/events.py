@@ -1,0 +1,65 @@
+"""Kubernetes Events: one object a thing and reason, its count growing. No secret is in one (law 10)."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agent.core.redact import harmless, redact
+from agent.kube.client import ApiClient, ApiConflictError
+from agent.kube.resources import EVENTS, Object
+
+_LONGEST = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Involved:
+    """The object that an event is about."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+
+
+def event_for(
+    involved: Involved, reporter: str, instance: str, reason: str, message: str, now: str, *, good: bool,
+    about: str = "",
+) -> Object:  # fmt: skip
+    """Return an event; *now* is RFC 3339. Equal object, *about* and *reason* are one event, counted."""
+    told = f"{involved.uid}/{about}/{reason}" if about else f"{involved.uid}/{reason}"
+    digest = hashlib.sha256(told.encode()).hexdigest()[:16]
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{involved.name[:200]}.{digest}", "namespace": involved.namespace},
+        "involvedObject": {
+            "apiVersion": involved.api_version,
+            "kind": involved.kind,
+            "name": involved.name,
+            "namespace": involved.namespace,
+            "uid": involved.uid,
+        },
+        "type": "Normal" if good else "Warning",
+        "reason": reason,
+        "message": harmless(redact(message))[:_LONGEST],
+        "source": {"component": reporter},
+        "reportingComponent": reporter,
+        "reportingInstance": instance,
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    }
+
+
+async def emit(client: ApiClient, told: Object) -> None:
+    """Store an event, or count it where it is there. Takes the rights to create and patch, and no other."""
+    try:
+        await client.create(EVENTS, told)
+    except ApiConflictError:
+        metadata: Mapping[str, Any] = told["metadata"]
+        place = metadata["namespace"], metadata["name"]
+        fresh = {"lastTimestamp": told["lastTimestamp"], "message": told["message"]}
+        stored = await client.merge(EVENTS, *place, fresh)
+        await client.merge(EVENTS, *place, {"count": int(stored.get("count") or 1) + 1})
