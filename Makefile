@@ -23,9 +23,10 @@ servers: $(STAMP)
 	tests/servers/objectstores.sh
 	tests/servers/promtool.sh
 
-## test: everything but what takes minutes
+## test: everything but what takes minutes, file by file on so many processes
+TEST_PROCESSES ?= 2
 test: $(STAMP) servers
-	$(BIN)/python -m pytest -m "not soak"
+	$(BIN)/python -m pytest -m "not soak" --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 ## lint: formatter, linter, types, floors
 lint: $(STAMP)

@@ -4,6 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 
 from agent.artifacts.unpack import streams
@@ -26,6 +27,7 @@ class Bench:
         self.archive = outer / "archive"
         self.folder = outer / "store"
         self.folder.mkdir()
+        self._others = set(psutil.Process().children())  # servers of other tests of this session
 
     def put(self, raw: bytes) -> None:
         self.archive.write_bytes(raw)
@@ -81,6 +83,10 @@ class Bench:
             assert path.name.startswith(".agent-part-")
             assert path.is_file()
             assert not path.is_symlink()
+
+    def children(self) -> set[psutil.Process]:
+        """Return the processes that unpacking has started and that are not reaped."""
+        return set(psutil.Process().children()) - self._others
 
     def is_empty(self) -> bool:
         return not any(self.folder.iterdir())
