@@ -39,6 +39,9 @@ def make_app(options: Options = Options()) -> web.Application:  # noqa: B008 - f
     return app
 
 
+Stamp = list[bytes | None]
+
+
 async def serve_webhook(
     host: str,
     port: int,
@@ -53,6 +56,8 @@ async def serve_webhook(
     """Serve until cancelled; *listening* is given the port. Raises TerminalError for a bad certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    files = (certificate, key)
+    loaded = _stamp(files)  # before they are read: what is written meanwhile counts as new
     try:
         context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
@@ -69,16 +74,15 @@ async def serve_webhook(
         )
         if listening is not None:
             listening.set_result(listener.sockets[0].getsockname()[1])
-        await _reload(context, (certificate, key), reload_seconds)
+        await _reload(context, files, loaded, reload_seconds)
     finally:
         if listener is not None:
             listener.close()
         await runner.cleanup()
 
 
-async def _reload(context: ssl.SSLContext, files: Sequence[Path], seconds: float) -> None:
-    """Load the certificate again whenever its files are others; a bad one leaves the old in use."""
-    loaded = await asyncio.to_thread(_stamp, files)
+async def _reload(context: ssl.SSLContext, files: Sequence[Path], loaded: Stamp, seconds: float) -> None:
+    """Load the certificate again whenever its files are not as *loaded*; a bad one leaves the old in use."""
     while True:
         await asyncio.sleep(seconds)
         stamp = await asyncio.to_thread(_stamp, files)
@@ -97,7 +101,7 @@ async def _reload(context: ssl.SSLContext, files: Sequence[Path], seconds: float
             log.info("the certificate was read again")
 
 
-def _stamp(files: Sequence[Path]) -> list[bytes | None]:
+def _stamp(files: Sequence[Path]) -> Stamp:
     """Return what tells whether files are others: their bytes, for they are small."""
     return [path.read_bytes() if path.exists() else None for path in files]
 
