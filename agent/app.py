@@ -37,6 +37,7 @@ from agent.reconcile.traced import TracedWorld
 from agent.reconcile.upkeep import Room, Upkeep
 from agent.servers.base import ModelServer
 from agent.servers.detect import connect, server_urls
+from agent.servers.tether import Tether
 from agent.servers.v2 import Patience
 from agent.servers.wire import Access
 from agent.settings import Settings
@@ -228,6 +229,7 @@ class Sidecar:
         services: dict[str, Callable[[], Awaitable[None]]] = {
             "reconciler": reconciler.run,
             "server": link.watch,
+            "tether": Tether(self._found_server, link.look).run,
             "config": config.follow,
             "watch": config.watch,
             "upkeep": Upkeep(pod, room, self.board, settings.resync_interval).run,
@@ -269,6 +271,10 @@ class Sidecar:
         access = Access(settings.server_token_file, settings.server_ca_file)
         patience = Patience(load=settings.load_timeout)
         return connect(urls, settings.server_protocol, patience, found=found, access=access)
+
+    def _found_server(self) -> str | None:
+        """Return the server's URL, None before it is found."""
+        return self.board.server.url if self.board.server.protocol is not None else None
 
     def _server_changed(self, link: ServerLink, wakeup: Wakeup) -> None:
         self.board.say(server=replace(self.board.server, ready=link.presence.up))

@@ -60,6 +60,10 @@ class ServerLink:
         """Unload *name* and remember that it is gone. Raises what the server's adapter raises."""
         await self._operate(name, loaded=False)
 
+    def look(self) -> None:
+        """Have the server read now; an event only rings (law 3)."""
+        self._look.ring()
+
     async def close(self) -> None:
         """Give back the connections."""
         await self.server.close()
