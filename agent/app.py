@@ -58,6 +58,8 @@ STALLED_SECONDS = 60.0
 TRACES_SECONDS = 1.0  # for the last traces; SIGTERM has to be done within two
 LET_GO_SECONDS = 1.4  # for all that is given up, the last traces included
 ANSWERED_SECONDS = 0.3  # for what is still asked of the status port
+MOST_HANGING = 8
+"""With more threads in calls that nobody waits for any more, a new process is what helps (fault S21)."""
 
 
 class Sidecar:
@@ -85,6 +87,7 @@ class Sidecar:
         self.metrics = Metrics(self.board, self._clock.now)
         self.address: tuple[str, int] | None = None
         self._resync: Callable[[], None] = partial(log.info, "SIGHUP: nothing was read yet")
+        self._hanging: Callable[[], int] = lambda: 0
 
     def stop(self) -> None:
         """End soon: nothing is unloaded, nothing is lost."""
@@ -137,7 +140,7 @@ class Sidecar:
         return StatusSite(
             self.board,
             renderer,
-            lambda: self._clock.now() - self.board.turned_at < patience,
+            lambda: self._clock.now() - self.board.turned_at < patience and self._hanging() <= MOST_HANGING,
             self.metrics.scrape,
         )
 
@@ -206,6 +209,7 @@ class Sidecar:
             allowed_uris=settings.allow_uri,
             signing_key=settings.signing_key_file,
         )
+        self._hanging = lambda: engine.hanging + providers.hanging
         wakeup = Wakeup()
         link = ServerLink(self._server(), lambda: self._server_changed(link, wakeup))
         pod = Pod(store, fetcher, link, self._clock.now, self.metrics.moved)
@@ -320,6 +324,11 @@ class Providers:
         if family not in self._made:
             self._made[family] = self._make(family)
         return self._made[family]
+
+    @property
+    def hanging(self) -> int:
+        """How many threads are in calls that nobody waits for any more."""
+        return sum(provider.hanging for provider in self._made.values())
 
     async def close(self) -> None:
         """Close all that were made."""

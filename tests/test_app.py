@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from blockbuster import blockbuster_ctx
 
-from agent.app import Sidecar
+from agent.app import MOST_HANGING, Sidecar
 from agent.demo.dummy_server import DummyServer
 from agent.demo.kubelet import Kubelet
 from agent.settings import read_settings
@@ -60,6 +60,17 @@ async def test_nothing_blocks_the_loop_through_removal_update_and_unload(folder)
             sidecar.stop()
             assert await running == 0
     assert first["a"]["servedRevision"] != second["a"]["servedRevision"]
+
+
+async def test_a_process_that_lost_too_many_threads_to_libraries_asks_to_be_started_again(folder):
+    """Fault S21: nothing is lost by it, for a restart is invisible (law 8)."""
+    words = f"--config-dir {folder}/configs --model-dir {folder}/models --status-port 0"
+    sidecar = Sidecar(read_settings(words.split(), {}), {})
+    async with served(sidecar._site().application()) as url, aiohttp.ClientSession() as session:
+        for hanging, status in ((MOST_HANGING, 200), (MOST_HANGING + 1, 503)):
+            sidecar._hanging = lambda hanging=hanging: hanging
+            async with session.get(f"{url}/healthz") as answer:
+                assert answer.status == status
 
 
 async def until(

@@ -30,6 +30,12 @@ class Threads:
         self._owed = 0
         self._threads = 0
         self._closed = False
+        self._hanging = 0
+
+    @property
+    def hanging(self) -> int:
+        """How many threads are still in work that nobody waits for any more. On the event loop."""
+        return self._hanging
 
     async def run(self, work: Callable[[], T], *, abort: Callable[[], None] | None = None) -> T:
         """Run *work* on a thread and return what it returns, or raise what it raises.
@@ -47,7 +53,13 @@ class Threads:
             if abort is not None:
                 abort()
             await asyncio.wait([future], timeout=GRACE_SECONDS)
+            if not future.done():
+                self._hanging += 1
+                future.add_done_callback(self._came_back)
             raise
+
+    def _came_back(self, _: object) -> None:
+        self._hanging -= 1
 
     def close(self) -> None:
         """Let idle threads end; busy ones end after their work."""

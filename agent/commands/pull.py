@@ -271,6 +271,10 @@ class _Chooser:
     provider: StorageProvider
     chosen: _Chosen
 
+    @property
+    def hanging(self) -> int:
+        return self.provider.hanging
+
     async def resolve(self, uri: str) -> Listing:
         return self.chosen.choose(await self.provider.resolve(uri))
 

@@ -109,6 +109,11 @@ Source = HttpSource | FileSource | ReaderSource
 class StorageProvider(Protocol):
     """Read access to what is under the URIs of its schemes."""
 
+    @property
+    def hanging(self) -> int:
+        """How many of its threads are in a call that nobody waits for any more."""
+        ...
+
     async def resolve(self, uri: str) -> Listing:
         """List everything under *uri* with the identity of each object, all pages of it.
 

@@ -39,6 +39,11 @@ class FileProvider:
         self._pvc_root = str(pvc_root)
         self._roots = tuple(dict.fromkeys([*(str(root) for root in roots), self._pvc_root]))
 
+    @property
+    def hanging(self) -> int:
+        """How many threads are in a call that nobody waits for any more."""
+        return self._threads.hanging
+
     async def resolve(self, uri: str) -> Listing:
         """List the file or folder, on a thread of its own: a network volume may hang."""
         return await self._threads.run(self._resolve, uri)

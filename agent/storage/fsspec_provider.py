@@ -5,6 +5,7 @@ What lies behind fsspec raises whatever it likes, in words that may hold a token
 its kind and its status, never by its text.
 """
 
+import asyncio
 import errno
 import os
 import threading
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from agent.aio.threads import Daemons
 from agent.core.errors import AgentError, RetryableError, TerminalError
@@ -34,6 +35,10 @@ from agent.storage.fsspec_files import (
 )
 
 MAX_FILESYSTEMS = 64  # one a URI that was listed lately
+PATIENCE_SECONDS = 300.0
+"""How long a library may take to list a model: nothing tells how far it is."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +59,22 @@ class FsspecProvider:
     are refused. Where the filesystem tells no version, digest or time, a file is not pinned.
     """
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._environ = environ
+        self._patience_seconds = patience_seconds
         self._threads = Daemons("fsspec", limit=4)
         self._mounted: OrderedDict[str, _Mounted] = OrderedDict()
+
+    @property
+    def hanging(self) -> int:
+        """How many threads are in a call that nobody waits for any more."""
+        return self._threads.hanging
 
     async def resolve(self, uri: str) -> Listing:
         """List the file or folder, on a thread."""
         scheme = checked_scheme(uri)
-        mounted = await self._threads.run(_mount, scheme, native_uri(uri), self._environ)
-        listing = await self._threads.run(_listing, mounted)
+        mounted = await self._bounded(scheme, _mount, scheme, native_uri(uri), self._environ)
+        listing = await self._bounded(scheme, _listing, mounted)
         self._remember(mounted)
         return listing
 
@@ -76,17 +87,31 @@ class FsspecProvider:
                 raise RetryableError(
                     Reason.SNAPSHOT_CHANGED, f"{base.partition('?')[0]} must be listed again"
                 )
-            mounted = await self._threads.run(_mount, checked_scheme(base), base, self._environ)
+            scheme = checked_scheme(base)
+            mounted = await self._bounded(scheme, _mount, scheme, base, self._environ)
             self._remember(mounted)
         return ReaderSource(
             read=partial(_read, mounted, path, obj.size),
-            recheck=partial(self._threads.run, _identity_now, mounted, path, obj.identity),
+            recheck=partial(self._bounded, mounted.scheme, _identity_now, mounted, path, obj.identity),
         )
 
     async def close(self) -> None:
         """Let the threads go."""
         self._threads.close()
         self._mounted.clear()
+
+    async def _bounded(self, scheme: str, work: Callable[..., T], *args: object) -> T:
+        """Run *work* on a thread; one that does not come back is left behind (fault S21)."""
+        try:
+            async with asyncio.timeout(self._patience_seconds):
+                return await self._threads.run(work, *args)
+        except TimeoutError:
+            raise RetryableError(
+                Reason.STORAGE_TIMEOUT,
+                f"the library of {scheme}:// did not come back within {self._patience_seconds:.0f} s; "
+                "its call is left behind",
+                retry_after_seconds=self._patience_seconds,
+            ) from None
 
     def _remember(self, mounted: _Mounted) -> None:
         self._mounted[mounted.base] = mounted

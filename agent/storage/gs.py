@@ -67,6 +67,11 @@ class GsProvider:
         self._client: GsClient | None = None
         self._client_since = 0.0
 
+    @property
+    def hanging(self) -> int:
+        """How many threads are in a call that nobody waits for any more."""
+        return self._threads.hanging
+
     async def resolve(self, uri: str) -> Listing:
         """List the object or everything below the prefix; see `agent.storage.buckets` for which."""
         place = location(uri)

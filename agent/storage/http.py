@@ -112,6 +112,11 @@ class HttpProvider:
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
         self._remembered: OrderedDict[str, _Resolved] = OrderedDict()
 
+    @property
+    def hanging(self) -> int:
+        """None: it has no thread that a library could keep."""
+        return 0
+
     async def resolve(self, uri: str) -> Listing:
         """Ask for the object's headers; the listing has this one object."""
         first = web_url(uri)

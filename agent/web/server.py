@@ -105,8 +105,10 @@ class StatusSite:
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def healthz(self, _: web.Request) -> web.Response:
-        """Answer 200 while the loop turns."""
-        return _words(200, "ok") if self._alive() else _words(503, "the reconciler has not turned lately")
+        """Answer 200 while the loop turns and few threads are lost to libraries that hang."""
+        if self._alive():
+            return _words(200, "ok")
+        return _words(503, "the reconciler has not turned lately, or calls into libraries never came back")
 
     async def readyz(self, request: web.Request) -> web.Response:
         """Answer 200 once the first set was tried (design §8.5); `verbose` lists what is missing."""

@@ -1,8 +1,10 @@
 """Objects that come by no HTTP request: files of this machine, and readers of a library."""
 
 import asyncio
+import itertools
 import os
 import threading
+import time
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -12,6 +14,7 @@ import google_crc32c
 import pytest
 
 from agent.artifacts.engine.engine import Engine
+from agent.artifacts.engine.local import AT_ONCE
 from agent.artifacts.engine.settings import EngineSettings
 from agent.artifacts.fetch import Fetcher
 from agent.artifacts.progress import Progress
@@ -28,8 +31,8 @@ CONTENT = bytes(range(256)) * 80_000  # 20 MB: more than two pieces of a reader
 class Library:
     """A provider whose objects only a library can read."""
 
-    def __init__(self, content=CONTENT, *, size=None, checksums=None):
-        self.content, self.identity = content, "library:1"
+    def __init__(self, content=CONTENT, *, size=None, checksums=None, identity="library:1"):
+        self.content, self.identity = content, identity
         self.object = RemoteObject("m.bin", "m", size, self.identity, checksums=checksums or {})
         self.reads = []
         self.hook = lambda start: None
@@ -172,6 +175,59 @@ async def test_a_library_that_hangs_does_not_hold_up_a_cancel(fetch):
         await asyncio.wait([task])
     never.set()
     assert task.cancelled()
+
+
+@pytest.fixture
+async def impatient(store):
+    """An engine that gives a library a quarter of a second for each piece."""
+    engine = Engine(EngineSettings(stall_seconds=0.25, min_rate=1 << 40))
+    yield engine
+    engine.close()
+
+
+async def test_a_library_that_never_comes_back_costs_its_thread_and_no_other_model(impatient, store):
+    never = threading.Event()
+    libraries = {f"lib{number}": Library(identity=f"library:{number}") for number in range(AT_ONCE + 1)}
+    for library in list(libraries.values())[1:]:
+        library.hook = lambda start: never.wait(30)
+    fetcher = Fetcher(lambda scheme: libraries[scheme], store, impatient)
+    hung = [
+        asyncio.ensure_future(fetcher.fetch(f"{scheme}://m", Progress(), relist=True))
+        for scheme in libraries
+        if scheme != "lib0"
+    ]
+    async with asyncio.timeout(10):
+        ended = await asyncio.gather(*hung, return_exceptions=True)
+    assert {error.reason for error in ended} == {Reason.STORAGE_TIMEOUT}
+    assert all(error.retry_after_seconds >= 60 for error in ended), "each try may cost another thread"
+    assert impatient.hanging == AT_ONCE
+    await fetcher.fetch("lib0://m", Progress(), relist=True)
+    never.set()
+    async with asyncio.timeout(5):
+        while impatient.hanging:
+            await asyncio.sleep(0.01)
+
+
+async def test_what_a_call_that_was_left_behind_brings_late_is_written_nowhere(impatient, store):
+    late, calls, library = threading.Event(), itertools.count(), Library()
+
+    def read(start, stop):
+        if next(calls) == 0:
+            late.wait(30)
+            return b"?" * (stop - start)
+        if start:
+            late.set()
+            while impatient.hanging:
+                time.sleep(0.001)  # the late one is done when its thread is counted no more
+        return CONTENT[start:stop]
+
+    library.read = read
+    fetcher = Fetcher(lambda _: library, store, impatient)
+    with pytest.raises(RetryableError):
+        await fetcher.fetch("lib://m", Progress(), relist=True)
+    stored = await fetcher.fetch("lib://m", Progress(), relist=True)
+    (entry,) = store.manifest("lib://m", stored.revision).entries
+    assert store.blob_path(entry.blob).read_bytes() == CONTENT
 
 
 async def test_files_of_this_machine_are_copied_and_never_linked(fetch, store, tmp_path):

@@ -1,5 +1,7 @@
 """FsspecProvider: the contract on two filesystems, and what is refused."""
 
+import asyncio
+import threading
 import uuid
 
 import fsspec
@@ -379,3 +381,27 @@ def test_credentials_go_by_kserves_names_to_the_schemes_that_want_them():
 def test_a_validator_is_always_text_of_a_field_that_is_there(info):
     found = validator_of(info)
     assert found is None or (found[1] and found[0] in info)
+
+
+async def test_a_library_that_hangs_is_left_behind_and_its_threads_are_counted():
+    provider = FsspecProvider({}, patience_seconds=0.1)
+    never = threading.Event()
+
+    class Hanging(MemoryFileSystem):
+        protocol = "hanging"
+
+        def info(self, path, **options):
+            never.wait(30)
+            return super().info(path, **options)
+
+    fsspec.register_implementation("hanging", Hanging, clobber=True)
+    for count in (1, 2):
+        with pytest.raises(RetryableError) as caught:
+            await provider.resolve("hanging://x/y")
+        assert caught.value.reason is Reason.STORAGE_TIMEOUT
+        assert provider.hanging == count
+    never.set()
+    async with asyncio.timeout(5):
+        while provider.hanging:
+            await asyncio.sleep(0.01)
+    await provider.close()

@@ -54,7 +54,7 @@ class Engine:
             crashed=self._crashed,
             clock=time.monotonic,
         )
-        self._local = LocalMoves(self._threads, self._throttle)
+        self._local = LocalMoves(self._threads, self._throttle, self._settings.library_seconds)
         self._tools = Tools(
             pool=self._pool,
             threads=self._threads,
@@ -64,6 +64,11 @@ class Engine:
             keep_cached=self._keep_cached,
             clock=time.monotonic,
         )
+
+    @property
+    def hanging(self) -> int:
+        """How many threads are in a call that nobody waits for any more (fault S21)."""
+        return self._threads.hanging
 
     async def move(self, orders: Sequence[Order]) -> None:
         """Carry out all *orders*; see `Mover`."""

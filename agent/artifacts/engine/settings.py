@@ -21,6 +21,9 @@ LARGEST_PART = 64 * MIB
 SMALLEST_SHARE = MIB // 8
 """So much has to be left of a slow part for another connection to take over half of it."""
 
+LIBRARY_PIECE_BYTES = 8 * MIB
+"""What is asked of a library at once."""
+
 WINDOW_BYTES = 256 * MIB
 """How far a download may run ahead of a hash that has to see the bytes in order, while they are cached."""
 
@@ -46,6 +49,11 @@ class EngineSettings:
     slow_seconds: float = 60.0
     idle_seconds: float = 20.0
     lanes: int = field(default_factory=_lanes)
+
+    @property
+    def library_seconds(self) -> float:
+        """How long a library may take for one piece: what the slowest connection may, and a stall."""
+        return self.stall_seconds + LIBRARY_PIECE_BYTES / max(1, self.min_rate)
 
     @property
     def connections_per_model(self) -> int:
