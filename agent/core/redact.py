@@ -1,6 +1,7 @@
 """Text made fit to be shown: no secrets (law 10), one line, nothing that moves a cursor or hides (fault X8).
 
-Both functions are pure, total and idempotent. They are the last line of defence and not the first: whoever
+Both functions are pure and total, and idempotent but for hostile chains (`x:y@x:y@…`), of which `redact`
+peels six links. They are the last line of defence and not the first: whoever
 words a message leaves secrets out of it. What they know is the shape of secrets, never their values.
 """
 
