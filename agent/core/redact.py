@@ -28,14 +28,15 @@ _INSIDE = rf"(?!{_WORD}[\"']?\s{{0,4}}[:=])"
 _QUOTED = rf"\"(?:{_INSIDE}[^\"])*\"?|'(?:{_INSIDE}[^'])*'?"
 _BARE = r"[^\s\"',;&)}\]]+"
 _NAMED = re.compile(  # what follows an empty header is the next header, and no value
-    rf"(?<![A-Za-z0-9])(?P<name>{_HEADER}){_BETWEEN}(?P<value>{_QUOTED}|(?!{_HEADER}[\"']?\s{{0,4}}[:=]){_BARE})",
+    rf"(?<![A-Za-z0-9])(?P<name>{_HEADER}){_BETWEEN}(?P<value>{_QUOTED}"
+    rf"|(?:(?:Bearer|Basic|Negotiate|AWS4-HMAC-SHA256)\s+)?(?!{_HEADER}[\"']?\s{{0,4}}[:=]){_BARE})",
     re.IGNORECASE,
 )
 _AUTHORIZATION = re.compile(  # any scheme's word, then what it brings
     rf"(?P<name>authorization){_BETWEEN}(?P<value>{_QUOTED}|(?:[a-z][\w-]{{0,30}}[ \t]+)?{_BARE})",
     re.IGNORECASE,
 )
-_COOKIE = re.compile(rf"(?P<name>cookie){_BETWEEN}(?P<value>{_QUOTED}|[^\r\n\"']+)", re.IGNORECASE)
+_COOKIE = re.compile(rf"(?P<name>cookie){_BETWEEN}(?P<value>{_QUOTED}|[^\r\n]+)", re.IGNORECASE)
 _NAME = re.compile(_HEADER, re.IGNORECASE)
 _SCHEME = re.compile(r"\b(Bearer|Basic|Negotiate)\s+(?!\*\*\*)[A-Za-z0-9+/=._~-]{6,}", re.IGNORECASE)
 _TOKEN = re.compile(

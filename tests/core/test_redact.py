@@ -38,6 +38,7 @@ SHAPES = st.sampled_from(
         "Authorization: AWS4-HMAC-SHA256 Credential={}/2026",
         "Authorization: Token {}",
         "authorization: ApiKey {}",
+        "X-Auth-Token: Bearer {}",
         "Cookie: theme=dark; session={}",
         "Set-Cookie: sid={}; Path=/",
         "X-Api-Key: \n Cookie: session={}",

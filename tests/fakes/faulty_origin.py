@@ -59,13 +59,14 @@ HONEST = Fault()
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request as it came in; `connection` numbers the TCP connections."""
+    """One request as it came in; `connection` numbers the TCP connections, `target` is path and query."""
 
     method: str
     path: str
     headers: Mapping[str, str]
     connection: int
     at: float
+    target: str = ""
 
 
 class FaultyOrigin:
@@ -158,13 +159,17 @@ class FaultyOrigin:
             name, _, value = header.decode().partition(":")
             headers[name.strip().lower()] = value.strip()
         path = re.sub(r"^https?://[^/]*", "", target).partition("?")[0]
-        asked = Asked(method, path, headers, number, time.monotonic())
+        asked = Asked(method, path, headers, number, time.monotonic(), target)
         with self._lock:
             self.asked.append(asked)
-            script = self._scripts.get(path)
-            fault = script.pop(0) if script else self.every
+            fault = self._next_fault(asked)
         self.on_request(asked)
         return self._answer(connection, asked, fault)
+
+    def _next_fault(self, asked: Asked) -> Fault:
+        """Say what goes wrong with this answer; asked under the lock."""
+        script = self._scripts.get(asked.path)
+        return script.pop(0) if script else self.every
 
     def _answer(self, connection, asked: Asked, fault: Fault) -> bool:
         if fault.hang_up:
