@@ -28,6 +28,8 @@ RENEW_SECONDS = 60.0
 """Refused credentials are resolved anew, but no more often than this."""
 
 _ARCHIVED = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+_RANGED_BYTES = 1 << 20  # what is larger is read by ranges, so that its checksum has to be asked for
+_MOST_TOLD = 4096
 _CHECKSUMS = {
     "ChecksumCRC64NVME": ("crc64nvme", 8),
     "ChecksumCRC32C": ("crc32c", 4),
@@ -51,6 +53,7 @@ class S3Provider:
         self._client: S3Client | None = None
         self._client_since = 0.0
         self._addresses: dict[str, Address] = {}
+        self._told: dict[str, Mapping[str, str]] = {}
 
     @property
     def hanging(self) -> int:
@@ -70,7 +73,7 @@ class S3Provider:
         return listing
 
     async def source(self, obj: RemoteObject) -> HttpSource:
-        """Sign a GET; no request is made unless credentials are about to end."""
+        """Sign a GET; no request is made but for the checksums of a large object, once."""
         client = await self._connected()
         bucket, _, key = obj.key.partition("/")
         address = self._addresses.get(bucket)
@@ -86,7 +89,9 @@ class S3Provider:
         url = address.base + quote(key, safe="/~")
         return HttpSource(
             url=url,
-            answers=S3Answers(f"s3://{obj.key}", client.renewable, client.mark_refused),
+            answers=S3Answers(
+                f"s3://{obj.key}", client.renewable, client.mark_refused, await self._known(client, obj, etag)
+            ),
             headers=signed(url, {**headers, "x-amz-checksum-mode": "ENABLED"}, credentials, address.region),
             expect={"etag": etag} if etag else {},
             ssl_context=address.ssl_context,
@@ -97,6 +102,23 @@ class S3Provider:
     async def close(self) -> None:
         """Give the threads back; one that hangs is left behind."""
         self._threads.close()
+
+    async def _known(self, client: S3Client, obj: RemoteObject, etag: str | None) -> Mapping[str, str]:
+        """Return the checksums of a large object: neither a list nor an answer to a range tells them."""
+        if obj.checksums or (obj.size or 0) <= _RANGED_BYTES:
+            return obj.checksums
+        known = self._told.get(obj.identity)
+        if known is None:
+            bucket, _, key = obj.key.partition("/")
+            try:
+                head = await self._blocking(client, client.head, bucket, key)
+            except TerminalError:
+                head = {}  # the GET tells what is wrong, if anything is
+            known = _checksums(head) if head.get("ETag") == etag else {}
+            while len(self._told) >= _MOST_TOLD:
+                self._told.pop(next(iter(self._told)))
+            self._told[obj.identity] = known
+        return known
 
     async def _connected(self) -> S3Client:
         loop = asyncio.get_running_loop()

@@ -189,12 +189,14 @@ def _moment(text: str) -> datetime | None:
 class S3Answers:
     """How the answers to a GET of a listed object are read.
 
-    `refused` is called when the credentials themselves were refused; it only sets a mark.
+    `refused` is called when the credentials themselves were refused; it only sets a mark. `known` are the
+    object's checksums as HEAD told them.
     """
 
     where: str
     renewable: bool = False
     refused: Callable[[], None] | None = field(default=None, repr=False)
+    known: Mapping[str, str] = field(default_factory=dict)
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> AgentError:
         """Translate an answer that is not the bytes asked for."""
@@ -204,8 +206,8 @@ class S3Answers:
         return s3_error(refusal, self.where, listed=True, renewable=self.renewable)
 
     def checksums(self, headers: Mapping[str, str]) -> Mapping[str, str]:
-        """Return the whole object's checksums; a partial answer may carry those of a part: none then."""
-        return {} if "content-range" in headers else checksums(headers)
+        """Return the whole object's checksums; a partial answer may carry those of a part: never those."""
+        return self.known if "content-range" in headers else {**self.known, **checksums(headers)}
 
 
 def wants_new_keys(refusal: Refusal) -> bool:
