@@ -1,6 +1,6 @@
 """An HTTP relay in front of a real store, that misbehaves on demand as `FaultyOrigin` does.
 
-Requests go upstream as they came, Host and signature too; what comes back takes the next `Fault` of the
+Requests go upstream as they came, Host and signature too; what comes back takes the next `Fault` of its
 script if it is the answer to a read of bytes. Everything else, listings above all, passes untouched.
 """
 
@@ -18,30 +18,38 @@ _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"
 
 
 class FaultyRelay(FaultyOrigin):
-    """Relays to *upstream*, a URL of http; *reads* tells a request for an object's bytes from any other.
+    """Relays to *upstream*, a URL of http; *reads* names the script of a request for an object's bytes.
 
-    `faults` are taken by one read after the other; `every` by all reads after them.
+    `scripts` holds the faults of the next reads by that name. `meanwhile` is called once, between the
+    store's answer to such a read and its way to whoever asked; `before` once, before it is relayed.
     """
 
     def __init__(
-        self, upstream: str, reads: Callable[[Asked], bool], *, context: ssl.SSLContext | None = None
+        self, upstream: str, reads: Callable[[Asked], str | None], *, context: ssl.SSLContext | None = None
     ) -> None:
-        self.faults: list[Fault] = []
+        self.scripts: dict[str, list[Fault]] = {}
+        self.before: dict[str, Callable[[], object]] = {}
+        self.meanwhile: dict[str, Callable[[], object]] = {}
         self._upstream = urlsplit(upstream)
         self._reads = reads
         super().__init__(context=context)
 
     def _next_fault(self, asked: Asked) -> Fault:
-        if asked.method != "GET" or not self._reads(asked):
-            return HONEST
-        return self.faults.pop(0) if self.faults else self.every
+        script = self.scripts.get(self._script_of(asked))
+        return script.pop(0) if script else HONEST
+
+    def _script_of(self, asked: Asked) -> str:
+        return (asked.method == "GET" and self._reads(asked)) or ""
 
     def _answer(self, connection: socket.socket, asked: Asked, fault: Fault) -> bool:
         if fault.hang_up:
             return False
         if fault.status:
             return self._send(connection, fault.status, dict(fault.headers), b"<Error>no</Error>", HONEST)
+        name = self._script_of(asked)
+        self.before.pop(name, lambda: None)()
         status, headers, body = self._relayed(asked, drop_range=fault.ignore_range)
+        self.meanwhile.pop(name, lambda: None)()
         if asked.method == "HEAD":
             return self._head(connection, status, headers)
         headers = {name: value for name, value in headers.items() if name.lower() not in _HOP_BY_HOP}
