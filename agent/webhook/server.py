@@ -30,11 +30,18 @@ _LIMITS = DoorLimits(connections=256, head_seconds=10.0)
 _RELOAD_SECONDS = 10.0
 
 
-def make_app(options: Options = Options()) -> web.Application:  # noqa: B008 - frozen
+def make_app(
+    options: Options = Options(),  # noqa: B008 - frozen
+    body_seconds: float = BODY_SECONDS,
+) -> web.Application:
     """Return the webhook without its TLS: the reviews' paths and /healthz; *options* are of injection."""
+
+    def inject(body: bytes) -> dict[str, Any]:
+        return injection.answer(body, options)
+
     app = web.Application(client_max_size=LARGEST_REVIEW)
-    app.router.add_post(PATH, partial(_review, answer))
-    app.router.add_post(injection.PATH, partial(_review, lambda body: injection.answer(body, options)))
+    app.router.add_post(PATH, partial(_review, answer, body_seconds))
+    app.router.add_post(injection.PATH, partial(_review, inject, body_seconds))
     app.router.add_get("/healthz", _healthz)
     return app
 
@@ -106,9 +113,9 @@ def _stamp(files: Sequence[Path]) -> Stamp:
     return [path.read_bytes() if path.exists() else None for path in files]
 
 
-async def _review(answer: Callable[[bytes], Any], request: web.Request) -> web.Response:
+async def _review(answer: Callable[[bytes], Any], body_seconds: float, request: web.Request) -> web.Response:
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(body_seconds):
             body = await request.read()
     except TimeoutError:
         return web.Response(status=400, text="the body did not come in time")

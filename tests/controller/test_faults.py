@@ -90,19 +90,48 @@ async def test_o4_a_conflict_is_read_again_and_our_fields_win_without_touching_o
     assert cluster.server.get("ConfigMap", "modelconfig-p-0")["data"]["other"] == "kept"
 
 
-@pytest.mark.parametrize("crash_after", range(9))
-async def test_o5_a_crash_after_any_write_is_healed_by_the_next_start(cluster, crash_after):
-    for name in "ab":
-        cluster.server.put(trained_model(name))
-    if crash_after:
-        async with cluster.controller():
-            await cluster.until(lambda: len(cluster.server.writes) >= crash_after or cluster.ready("a", "b"))
+async def come_to_rest(cluster):
+    """Run a controller until all is as it should be; return what it left."""
     async with cluster.controller() as controller:
-        await cluster.until(lambda: cluster.ready("a", "b"))
+        await cluster.until(lambda: cluster.ready("a", "b") and cluster.condition("c") is not None)
         await cluster.settle(controller)
-    told, maps = outcome(cluster)
-    assert list(maps) == ["modelconfig-p-0"]
-    assert {status["loaded"] for status in told.values()} == {"2/2"}
+    return outcome(cluster)
+
+
+def fill(cluster):
+    cluster.server.put(trained_model("a"))
+    cluster.server.put(trained_model("b"))
+    cluster.server.put(trained_model("c", memory="9Gi"))
+    cluster.server.put(trained_model("going", finalizers=["trainedmodel.finalizer"]))
+    cluster.server.delete("TrainedModel", "going")
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    async def run():
+        async with Cluster() as cluster:
+            cluster.server.put(inference_service())
+            for name in ("pod-a", "pod-b"):
+                await cluster.pod(name)
+            fill(cluster)
+            return await come_to_rest(cluster)
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("write", range(1, 8))
+async def test_o5_a_crash_at_any_write_is_healed_by_the_next_start(cluster, undisturbed, write, after):
+    fill(cluster)
+    cluster.server.crash_at(write, after=after)
+    async with cluster.controller() as controller:
+        await cluster.until(
+            lambda: cluster.server.crashed.is_set() or (controller.quiet and cluster.ready("a", "b"))
+        )
+    cluster.server.heal()
+    assert await come_to_rest(cluster) == undisturbed
+    assert set(undisturbed[1]) == {"modelconfig-p-0"}
+    assert set(undisturbed[0]) == {"a", "b", "c"}
 
 
 async def test_o6_a_reading_older_than_our_own_write_makes_nothing_flap(cluster):

@@ -62,6 +62,8 @@ class ApiServer:
         self._version = 0
         self._uids = itertools.count(1)
         self._faults = []
+        self._crash = None
+        self.crashed = asyncio.Event()
         self._applied = {}
         self._news = asyncio.Condition()
         self._generation = 0
@@ -133,9 +135,16 @@ class ApiServer:
 
         self._faults.append(Fault(matches, status, times, after, headers or {}))
 
+    def crash_at(self, write, *, after):
+        """Hear nothing more once so many writes came: whoever wrote is dead. `after`: that one is stored."""
+        self._crash = (write, after)
+        self.crashed.clear()
+
     def heal(self):
-        """Take back what `fail` scripted."""
+        """Take back what `fail` and `crash_at` scripted."""
         self._faults.clear()
+        self._crash = None
+        self.crashed.clear()
 
     def compact(self):
         """Forget the past: watches and lists from before are answered 410."""
@@ -167,6 +176,9 @@ class ApiServer:
         fault = next(
             (f for f in self._faults if f.times > 0 and f.matches(request.method, request.path)), None
         )
+        if self._crash is not None and await self._dies(request, key, namespace, name, subresource):
+            request.transport.abort()
+            return web.Response()
         if fault is not None:
             fault.times -= 1
             if fault.after:
@@ -178,6 +190,20 @@ class ApiServer:
         if watch:
             return await self._watch(request, key)
         return await self._carry_out(request, key, namespace, name, subresource)
+
+    async def _dies(self, request, key, namespace, name, subresource):
+        if self.crashed.is_set():
+            return True
+        if request.method == "GET" or key[1] == "leases":
+            return False
+        left, after = self._crash
+        self._crash = (left - 1, after)
+        if left > 1:
+            return False
+        self.crashed.set()
+        if after:
+            await self._carry_out(request, key, namespace, name, subresource)
+        return True
 
     async def _carry_out(self, request, key, namespace, name, subresource):
         collection = self.collections[key]

@@ -122,6 +122,17 @@ async def test_a_body_that_is_not_packed_as_it_says_is_400(client, encoding):
         assert answered.status == 400
 
 
+async def test_a_body_that_does_not_come_is_400_and_holds_nobody_up():
+    async with TestServer(make_app(body_seconds=0.3)) as server, TestClient(server) as client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(f"POST {PATH} HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\n{{".encode())
+        async with client.post(PATH, json=review(trained_model())) as answered:
+            assert answered.status == 200
+        async with asyncio.timeout(5):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+
+
 async def test_a_client_that_says_nothing_is_put_out(tmp_path):
     write(trustme.CA().issue_cert("127.0.0.1"), tmp_path)
     listening = asyncio.get_running_loop().create_future()
