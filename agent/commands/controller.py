@@ -11,6 +11,7 @@ from pathlib import Path
 from agent.controller.loop import ControllerSettings
 from agent.controller.run import ControllerOptions, run_controller
 from agent.core.errors import AgentError
+from agent.core.flagvalues import port
 from agent.settings import no_more
 from agent.telemetry.logs import configure
 
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--namespace", help="namespace of the lease; default: the one we are in")
     parser.add_argument("--probe-host", default="0.0.0.0", help="address of /healthz and /readyz")  # noqa: S104 - the kubelet asks from outside the pod
-    parser.add_argument("--probe-port", type=int, default=8081, metavar="PORT", help="0: any free one")
+    parser.add_argument("--probe-port", type=port, default=8081, metavar="PORT", help="0: any free one")
     parser.add_argument(
         "--status-only",
         action="store_true",
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run until SIGTERM (0), or until the lease is lost or no API server can be found (1)."""
+    """Run until SIGTERM (0), or until the lease is lost, or where it cannot start (1)."""
     no_more("controller", rest)
     configure(given.log_level, given.log_format, sys.stderr, color="NO_COLOR" not in environ)
     options = ControllerOptions(
@@ -72,6 +73,9 @@ def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str
     except AgentError as error:
         fields = {"reason": error.reason, "message_": error.message}
         log.error("cannot start", extra=fields)  # noqa: TRY400 - told in words
+        return 1
+    except OSError as error:
+        log.error("cannot start", extra={"error": error.strerror or str(error)})  # noqa: TRY400 - told in words
         return 1
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.core.errors import AgentError
+from agent.core.flagvalues import port
 from agent.core.inject import Options
 from agent.core.injection import LABEL
 from agent.settings import no_more
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cert-dir", type=Path, required=True, metavar="DIR", help="holds tls.crt and tls.key"
     )
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on")  # noqa: S104 - the API server calls from outside the pod
-    parser.add_argument("--port", type=int, default=9443)
+    parser.add_argument("--port", type=port, default=9443)
     parser.add_argument(
         "--inject-image",
         default=Options().image,
