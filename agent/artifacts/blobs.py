@@ -70,17 +70,25 @@ class Blobs:
         return size is None or size == record.stat.size
 
     def adopt(self, blob: BlobId) -> None:
-        """Make the verified partial the blob, unless the same is there already."""
+        """Make the verified partial the blob, unless the same is there already.
+
+        Its journal stays until a revision makes the blob durable: after a reboot it tells what is good.
+        """
         part = part_file(blob)
         stat = self._finish(part)
         with self.lock:
             if self.holds(blob, stat.size):
                 self.folder.remove(part)
+                self.folder.remove(journal_file(blob))
             else:
-                self.forget((blob,))
+                self._replace(blob)
                 self.folder.rename(part, blob_file(blob))
                 self.index.blobs[blob] = BlobRecord(stat, self._clock())
             self.partials.pop(blob, None)
+
+    def durable(self, blobs: Iterable[BlobId]) -> None:
+        """The disk keeps these from now on: their journals have nothing to tell any more."""
+        for blob in blobs:
             self.folder.remove(journal_file(blob))
 
     def _finish(self, part: str) -> BlobStat:
@@ -108,9 +116,19 @@ class Blobs:
         with self.lock:
             for blob in blobs:
                 retired.append(self.retire(blob))
-                for key in self.index.naming(blob):
-                    self.drop_revision(key)
+                self._drop_naming(blob)
         self.discard(retired)
+
+    def _replace(self, blob: BlobId) -> None:
+        """Forget the blob likewise, but not the journal: that is of the partial which takes its place."""
+        with self.lock:
+            retired = self._take_away(blob)
+            self._drop_naming(blob)
+        self.discard([retired])
+
+    def _drop_naming(self, blob: BlobId) -> None:
+        for key in self.index.naming(blob):
+            self.drop_revision(key)
 
     def drop_revision(self, key: RevisionKey) -> None:
         """Remove a manifest; its blobs stay. Under the lock."""
@@ -119,6 +137,10 @@ class Blobs:
 
     def retire(self, blob: BlobId) -> str:
         """Take a blob out of use at one instant; returns the name to be discarded. Under the lock."""
+        self.folder.remove(journal_file(blob))
+        return self._take_away(blob)
+
+    def _take_away(self, blob: BlobId) -> str:
         self.index.blobs.pop(blob, None)
         return self._rename_away(blob_file(blob))
 
@@ -175,6 +197,14 @@ class Blobs:
                 self.expected[uri] = frozenset(blobs)
             else:
                 self.expected.pop(uri, None)
+
+    def used_bytes(self) -> int:
+        """Return what blobs and partial downloads take on the disk."""
+        with self.lock:
+            partials = list(self.partials)
+            used = sum(record.stat.size for record in self.index.blobs.values())
+        stats = (self.folder.stat(part_file(blob)) for blob in partials)
+        return used + sum(stat.st_blocks * 512 for stat in stats if stat is not None)
 
     def partial_touched(self, blob: BlobId) -> float | None:
         """Return when a partial was last asked for or written, None once it is gone."""

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from agent.artifacts.archives import Archives
+from agent.artifacts.claims import Claims
 from agent.artifacts.declared import Checker, recorded_sha256, refuse_folder, refuse_other, sha256_of
 from agent.artifacts.digests import strongest
 from agent.artifacts.errors import disk_errors
@@ -62,8 +63,7 @@ class Fetcher:
     """Fetches revisions into one store. Any number of fetches may run at once, on one event loop.
 
     `providers` gives the provider of a scheme, or raises TerminalError(UnsupportedScheme).
-    `make_room` is called on a worker thread with the bytes that are missing, before a fetch fails for
-    want of space; it may remove what nothing refers to. `limits` bound what an archive may unpack to.
+    `claims` knows the room that there is. `limits` bound what an archive may unpack to.
     `allowed_uris` are the only prefixes that are fetched from, where there are any. `signing_key` is the
     PEM file of the public key that signatures are checked with.
     """
@@ -74,7 +74,7 @@ class Fetcher:
         store: Store,
         mover: Mover,
         *,
-        make_room: Callable[[int], None] | None = None,
+        claims: Claims | None = None,
         limits: Limits | None = None,
         allowed_uris: Sequence[str] = (),
         signing_key: Path | None = None,
@@ -83,14 +83,14 @@ class Fetcher:
         self._providers = providers
         self._store = store
         self._mover = mover
-        self._make_room = make_room
+        self._claims = claims or Claims(store)
         self._clock = clock
         self._allowed_uris = allowed_uris
         self._checker = Checker(store, signing_key)
         self._threads = Threads("fetch")
         self._flights: Flights[_Landed] = Flights()
         self._turns: Flights[None] = Flights()
-        self._archives = Archives(store, self._threads, limits)
+        self._archives = Archives(store, self._threads, limits, self._claims.left_bytes)
 
     async def fetch(
         self, uri: str, progress: Progress, *, relist: bool, declared: Declaration = NOTHING
@@ -157,10 +157,7 @@ class Fetcher:
         plan.declared = declared
         progress.held(sum(each.entry.size for each in plan.landed.values()))
         if plan.missing:
-            with span("fetch", objects=len(plan.missing)) as fetching:
-                while plan.missing:
-                    await self._round(provider, plan, progress)
-                fetching.set("bytes", progress.moved_bytes)
+            await self._move(provider, plan, progress)
         manifest = _manifest(uri, resolved_at, [plan.landed[obj.path] for obj in listing.objects])
         with span("verify"):
             if not listing.single:
@@ -221,7 +218,6 @@ class Fetcher:
                 work.landed[obj.path] = _held(obj, blob, size, remembered.get(blob))
             else:
                 work.missing.append(obj)
-        self._check_room(_total(work.missing) or 0)
         return work
 
     def _conclude(self, manifest: Manifest, declared: Declaration) -> StoredRevision:
@@ -240,17 +236,16 @@ class Fetcher:
         manifest = self._store.manifest(uri, last.revision) if last is not None else None
         return {entry.blob: entry.checksum for entry in manifest.entries} if manifest is not None else {}
 
-    def _check_room(self, need_bytes: int) -> None:
-        free = self._store.free_bytes()
-        if need_bytes > free and self._make_room is not None:
-            self._make_room(need_bytes - free)
-            free = self._store.free_bytes()
-        if need_bytes > free:
-            raise RetryableError(
-                Reason.DISK_FULL,
-                f"{need_bytes} bytes are to be downloaded and {free} bytes are free on the volume of "
-                f"{self._store.store_dir}; free some, or give it a larger volume",
-            )
+    async def _move(self, provider: StorageProvider, work: _Work, progress: Progress) -> None:
+        claim = self._claims.of({_partial_blob(obj): obj.size or 0 for obj in work.missing})
+        with span("fetch", objects=len(work.missing)) as fetching:
+            try:
+                await self._threads.run(claim.take)
+                while work.missing:
+                    await self._round(provider, work, progress)
+            finally:
+                claim.release()
+            fetching.set("bytes", progress.moved_bytes)
 
     async def _round(self, provider: StorageProvider, work: _Work, progress: Progress) -> None:
         """Move what nobody moves yet, then take what others moved; what they gave up is left over."""

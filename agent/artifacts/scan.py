@@ -17,7 +17,7 @@ from agent.core.model import ModelName, StoredRevision
 
 LOCK_FILE = ".agent-lock-0"
 DOCUMENT_FILE = ".agent-document-0"
-LOOSE_SECONDS = 3600.0
+OLDEST_LOOSE_SECONDS = 7 * 86400.0  # whoever wanted this does not come back
 MAX_FOREIGN = 1000  # names kept for the report; a folder full of strangers costs no more
 MAX_MANIFEST = 1 << 30
 _MAX_TOLD = 1 << 20
@@ -147,35 +147,45 @@ class Scan:
         self.index.add(RevisionRecord(short, tuple(summary.stats), resolved_at))
 
     def _keep_loose_blobs(self) -> None:
-        """Keep verified blobs of a download that a crash broke off, if the machine has been up since.
+        """Keep verified blobs of a download that a crash broke off; the disk policy lets them go later.
 
-        They were never synced, so after a reboot they prove nothing. The boot id is a file's name.
+        They were never synced: after a reboot they are partials again, of which a journal proves what is
+        good, or nothing. The boot id is a file's name.
         """
         same_boot = self.boot_id in self.found.of("boot")
         for digits in self.found.of("blob") - self.index.blobs.keys():
             name = f".agent-blob-{digits}"
             stat = self.store.blob_stat(name)
-            if not same_boot or stat is None or self.now - seconds(stat.mtime_ns) > LOOSE_SECONDS:
+            if stat is None or self.now - seconds(stat.mtime_ns) > OLDEST_LOOSE_SECONDS:
                 self._remove(name)
-            else:
+            elif same_boot:
                 self.index.blobs[BlobId(digits)] = BlobRecord(stat, self.now)
+            elif digits in self.found.of("journal") - self.found.of("part"):
+                self.store.rename(name, f".agent-part-{digits}")
+                self.found.of("part").add(digits)
+            else:
+                self._remove(name)
         if not same_boot:
             self.store.write_new(f".agent-boot-{self.boot_id}", b"", mode=0o600, sync=False)
         for digits in self.found.of("boot") - {self.boot_id}:
             self._remove(f".agent-boot-{digits}")
 
     def _keep_partials(self) -> None:
-        """Keep partial downloads touched in the last hour, with their journals, ready to be written on."""
-        kept = set()
+        """Keep partial downloads with their journals, ready to be written on, an hour from now at least.
+
+        Nobody knows yet which are wanted.
+        """
+        kept: set[str] = set()
         for digits in self.found.of("part") - self.index.blobs.keys():
             touched = newest_touch(self.store, BlobId(digits))
-            if touched is not None and self.now - touched <= LOOSE_SECONDS:
+            if touched is not None and self.now - touched <= OLDEST_LOOSE_SECONDS:
                 kept.add(digits)
-                self.partials[BlobId(digits)] = touched
+                self.partials[BlobId(digits)] = self.now
                 self._make_writable(f".agent-part-{digits}")
         for digits in self.found.of("part") - kept:
             self._remove(f".agent-part-{digits}")
-        for digits in self.found.of("journal") - kept:
+        loose = {blob for blob, record in self.index.blobs.items() if not record.synced}
+        for digits in self.found.of("journal") - kept - loose:
             self._remove(f".agent-journal-{digits}")
 
     def _make_writable(self, name: str) -> None:

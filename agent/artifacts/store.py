@@ -160,6 +160,7 @@ class Store:
             self._write(stored, unsynced)
             for record in records:
                 record.synced = True
+            self._blobs.durable(unsynced)
             return self._complete(stored)
         finally:
             self._blobs.unpin(records)
@@ -234,7 +235,7 @@ class Store:
             return self._blobs.holds(blob, size)
 
     def adopt(self, blob: BlobId) -> None:
-        """Make the verified partial the blob: 0444, renamed, journal gone. `commit` makes it durable."""
+        """Make the verified partial the blob: 0444, renamed. `commit` makes it durable, its journal goes."""
         with self._errors("taking a download into the store"):
             self._blobs.adopt(blob)
 
@@ -253,6 +254,10 @@ class Store:
         with self._errors("asking for free space"):
             room = os.statvfs(self._folder.fd)
         return room.f_bavail * room.f_frsize
+
+    def used_bytes(self) -> int:
+        """Return what blobs and partial downloads take."""
+        return self._blobs.used_bytes()
 
     def read(self, manifest: Manifest, path: str) -> bytes:
         """Return a small file of the revision (at most 1 MiB; TerminalError LoadRejected above).

@@ -9,6 +9,7 @@ import zipfile
 import google_crc32c
 import pytest
 
+from agent.artifacts.claims import Claims
 from agent.artifacts.engine.engine import Engine
 from agent.artifacts.engine.settings import EngineSettings
 from agent.artifacts.fetch import Fetcher
@@ -16,6 +17,7 @@ from agent.artifacts.progress import Progress
 from agent.artifacts.store import Store
 from agent.core.errors import RetryableError, TerminalError
 from agent.core.reasons import Reason
+from tests.artifacts.engine_orders import LARGE
 from tests.fakes.faulty_origin import Fault, FaultyOrigin
 from tests.fakes.origin_provider import OriginProvider
 
@@ -165,6 +167,28 @@ async def test_a_fault_that_passes_costs_only_a_quick_retry(fetcher, origin, sto
     assert len(origin.requests("/m/a")) == 2
 
 
+async def test_a_power_loss_in_mid_pull_costs_nothing_that_the_disk_kept(origin, provider, tmp_path):
+    origin.put("/m/done", LARGE)
+    origin.put("/m/half", CONTENT, [Fault(stall=10)])
+    with Store.open(tmp_path / "models", tmp_path / "store", boot_id="b1" * 8) as store:
+        fetcher = Fetcher(lambda _: provider, store, Engine(boot="one"))
+        task = asyncio.ensure_future(fetch(fetcher, f"{origin.url}/m/"))
+        while not list(store.store_dir.glob(".agent-blob-*")):
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait([task])
+        await fetcher.close()
+    asked = len(origin.requests("/m/done"))
+    with Store.open(tmp_path / "models", tmp_path / "store", boot_id="b2" * 8) as store:
+        fetcher = Fetcher(lambda _: provider, store, Engine(boot="two"))
+        stored = await fetch(fetcher, f"{origin.url}/m/")
+        assert files(store, stored)["done"] == LARGE
+        assert store.manifest(stored.uri, stored.revision).proof == "seen-first"
+        await fetcher.close()
+        assert not list(store.store_dir.glob(".agent-journal-*"))
+    assert len(origin.requests("/m/done")) == asked
+
+
 async def test_a_fault_that_stays_is_told_and_leaves_no_revision(fetcher, origin, store):
     origin.put("/m/a", CONTENT)
     origin.every = Fault(short=1)
@@ -263,7 +287,8 @@ async def test_no_room_is_told_with_the_numbers_before_a_byte_is_asked_for(origi
 
     store = Small.open(tmp_path / "models", tmp_path / "store")
     wanted = []
-    fetcher = Fetcher(lambda _: provider, store, Engine(), make_room=wanted.append)
+    claims = Claims(store, make_room=lambda missing, _: wanted.append(missing))
+    fetcher = Fetcher(lambda _: provider, store, Engine(), claims=claims)
     origin.put("/m/a", CONTENT)
     with pytest.raises(RetryableError) as caught:
         await fetch(fetcher, f"{origin.url}/m/")

@@ -42,10 +42,13 @@ def test_two_revisions_share_the_bytes_they_have_in_common(store, shelf):
     assert len(shelf.names("blob")) == 3
 
 
-def test_a_blob_is_read_only_and_its_partial_and_journal_are_gone(store, shelf):
+def test_a_blob_is_read_only_and_its_journal_goes_once_a_revision_makes_it_durable(store, shelf):
     blob = fetch(store, b"bytes")
     assert store.blob_path(blob).stat().st_mode & 0o777 == 0o444
-    assert shelf.names("part") | shelf.names("journal") == set()
+    assert shelf.names("part") == set()
+    assert shelf.names("journal") == {f".agent-journal-{blob}"}
+    stored(store, URI, {"a": b"bytes"})
+    assert shelf.names("journal") == set()
 
 
 def test_adopting_what_is_there_already_keeps_the_first_copy(store):

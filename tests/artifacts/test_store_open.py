@@ -8,11 +8,13 @@ import pytest
 
 from agent.artifacts.manifest import blob_id
 from agent.artifacts.store import Store
+from agent.core.disk import DiskPolicy
 from agent.core.errors import RetryableError, TerminalError
 from agent.core.reasons import Reason
 from tests.artifacts.shelf import BOOT, M, Shelf, fetch, manifest_of, plain, short, stored, told, tree
 
 URI = "s3://bucket/a"
+HOUR = 3600.0
 
 
 def test_all_that_was_complete_is_there_again(shelf):
@@ -107,17 +109,17 @@ def test_leftovers_of_a_crash_are_swept_and_nothing_else(shelf):
     assert tree(shelf.model_dir / M) == {"a": b"1"}
 
 
-def test_a_partial_is_kept_for_an_hour_with_its_journal(shelf):
-    fresh, stale = blob_id("fresh"), blob_id("stale")
+def test_a_partial_is_kept_at_start_with_its_journal_unless_it_is_ancient(shelf):
+    half, ancient = blob_id("half"), blob_id("ancient")
     with shelf.open() as store:
-        for blob, age in ((fresh, 3500), (stale, 3700)):
+        for blob, age in ((half, 3 * HOUR), (ancient, 8 * 24 * HOUR)):
             for path in (store.partial_path(blob), store.journal_path(blob)):
                 path.write_bytes(b"half")
                 os.utime(path, (shelf.clock.now - age,) * 2)
         store.journal_path(blob_id("lost")).write_bytes(b"no partial")
     with shelf.open():
-        assert shelf.names("part") == {f".agent-part-{fresh}"}
-        assert shelf.names("journal") == {f".agent-journal-{fresh}"}
+        assert shelf.names("part") == {f".agent-part-{half}"}
+        assert shelf.names("journal") == {f".agent-journal-{half}"}
 
 
 def test_a_partial_that_a_crash_left_read_only_can_be_written_again(shelf):
@@ -137,22 +139,41 @@ def test_verified_bytes_of_an_unfinished_download_are_not_fetched_again(shelf):
         assert store.holds(blob, 5)
 
 
-def test_verified_bytes_that_were_never_synced_prove_nothing_after_a_reboot(shelf):
+def test_shards_that_came_hours_before_a_crash_are_not_fetched_again(shelf):
     with shelf.open() as store:
-        loose = fetch(store, b"loose")
+        blob = fetch(store, b"bytes")
+    shelf.clock.now += 3 * HOUR
+    with shelf.open() as store:
+        assert store.holds(blob, 5)
+
+
+def test_verified_bytes_that_were_never_synced_are_a_partial_again_after_a_reboot(shelf):
+    with shelf.open() as store:
+        loose, bare = fetch(store, b"loose"), fetch(store, b"without a journal")
+        store.journal_path(bare).unlink()
         manifest = stored(store, URI, {"a": b"synced"})
     with shelf.open(boot="f00d" * 8) as store:
         assert not store.holds(loose, 5)
+        assert store.partial_path(loose).read_bytes() == b"loose"
+        assert store.partial_path(loose).stat().st_mode & 0o200
+        assert shelf.names("journal") == {f".agent-journal-{loose}"}
         assert store.holds(manifest.entries[0].blob, 6)
+        assert shelf.names("blob") == {f".agent-blob-{manifest.entries[0].blob}"}
     assert shelf.names("boot") == {f".agent-boot-{'f00d' * 8}"}
 
 
-def test_verified_bytes_that_nobody_asked_for_go_after_an_hour(shelf):
+def test_what_a_start_kept_and_nobody_wants_goes_an_hour_later(shelf):
     with shelf.open() as store:
         fetch(store, b"loose")
-    shelf.clock.now += 3700
-    with shelf.open():
-        assert shelf.names("blob") == set()
+        half = store.partial_path(blob_id("half"))
+        half.write_bytes(b"half")
+        os.utime(half, (shelf.clock.now,) * 2)
+    shelf.clock.now += 2 * HOUR
+    with shelf.open() as store:
+        store.collect([], shelf.clock.now + HOUR - 1, DiskPolicy(0))
+        assert len(shelf.names("blob") | shelf.names("part")) == 2
+        store.collect([], shelf.clock.now + HOUR + 1, DiskPolicy(0))
+        assert shelf.names("blob") | shelf.names("part") | shelf.names("journal") == set()
 
 
 def test_an_empty_volume_is_an_empty_store(shelf):
