@@ -17,6 +17,7 @@ from agent.aio.door import Door
 from agent.aio.unixtime import UnixTime
 from agent.aio.wakeup import Wakeup
 from agent.aio.workers import start_workers
+from agent.artifacts.claims import Claims
 from agent.artifacts.engine.engine import Engine
 from agent.artifacts.engine.settings import EngineSettings
 from agent.artifacts.fetch import Fetcher
@@ -205,7 +206,7 @@ class Sidecar:
             providers,
             store,
             engine,
-            make_room=room.make,
+            claims=Claims(store, settings.disk_budget, room.make),
             allowed_uris=settings.allow_uri,
             signing_key=settings.signing_key_file,
         )

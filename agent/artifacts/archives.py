@@ -1,6 +1,7 @@
 """An object that is an archive: its members become the revision's files, and it goes once they are safe."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from agent.artifacts.errors import disk_errors
@@ -16,8 +17,10 @@ from agent.core.archive import HEAD_BYTES, ArchiveKind, archive_kind
 class Archives:
     """Unpacks archives of the store into it; an archive that two fetches want at once is unpacked once."""
 
-    def __init__(self, store: Store, threads: Threads, limits: Limits | None = None) -> None:
-        self._store, self._threads = store, threads
+    def __init__(
+        self, store: Store, threads: Threads, limits: Limits | None, left_bytes: Callable[[], int]
+    ) -> None:
+        self._store, self._threads, self._left_bytes = store, threads, left_bytes
         self._limits = limits or Limits()
         self._flights: Flights[tuple[Entry, ...]] = Flights()
 
@@ -42,7 +45,10 @@ class Archives:
 
     async def _unpacked(self, archive: BlobId, kind: ArchiveKind, identity: str) -> tuple[Entry, ...]:
         store = self._store
-        members = await unpack(store.blob_path(archive), kind, store.store_dir, identity, self._limits)
+        left = await self._threads.run(self._left_bytes)
+        most = left if self._limits.total_bytes is None else min(left, self._limits.total_bytes)
+        limits = replace(self._limits, total_bytes=most)
+        members = await unpack(store.blob_path(archive), kind, store.store_dir, identity, limits)
         return await self._threads.run(partial(self._adopted, members))
 
     def _adopted(self, members: Sequence[Member]) -> tuple[Entry, ...]:

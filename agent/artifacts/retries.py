@@ -15,6 +15,7 @@ _NEVER_QUICKLY = frozenset(
     {
         Reason.SNAPSHOT_CHANGED,  # the listing is stale: list again first
         Reason.DISK_FULL,
+        Reason.DISK_BUDGET_EXCEEDED,
         Reason.DISK_ERROR,
         Reason.READ_ONLY_VOLUME,
         Reason.RESOURCE_EXHAUSTED,

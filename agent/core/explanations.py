@@ -72,6 +72,11 @@ DISK: Mapping[Reason, Explanation] = {
         "More or larger models than the volume holds; others may use it too.",
         "Enlarge the volume or its sizeLimit, or remove models; tried again by itself.",
     ),
+    Reason.DISK_BUDGET_EXCEEDED: Explanation(
+        "The download would take the store over --disk-budget.",
+        "More or larger models than the budget holds; the kubelet evicts a pod that fills an emptyDir.",
+        "Raise --disk-budget and the volume's sizeLimit, or remove models; tried again by itself.",
+    ),
     Reason.DISK_ERROR: Explanation(
         "The volume answered with an error, or files of the store are not as they were left.",
         "A failing disk or network volume, or somebody else writing to the store.",

@@ -57,6 +57,7 @@ class Reason(StrEnum):
     ARCHIVE_TOO_LARGE = "ArchiveTooLarge"
     # disk
     DISK_FULL = "DiskFull"
+    DISK_BUDGET_EXCEEDED = "DiskBudgetExceeded"
     DISK_ERROR = "DiskError"
     READ_ONLY_VOLUME = "ReadOnlyVolume"
     RESOURCE_EXHAUSTED = "ResourceExhausted"

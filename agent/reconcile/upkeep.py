@@ -43,13 +43,16 @@ class Room:
         """Remove what nobody needs and the policy asks for."""
         self._collect(self._policy)
 
-    def make(self, missing_bytes: int) -> None:
-        """Free *missing_bytes* more than are free now, as far as that goes."""
+    def make(self, missing_bytes: int, coming_bytes: int = 0) -> None:
+        """Free *missing_bytes* more than are free now, and room in the budget for those that are to come."""
         where = self._store.store_dir
         with disk_errors(f"asking for the room in {where}", volume=where):
             usage = shutil.disk_usage(where)
         share = min(1.0, (usage.free + missing_bytes) / max(usage.total, 1))
-        self._collect(replace(self._policy, keep_free_ratio=max(share, self._policy.keep_free_ratio)))
+        policy = replace(self._policy, keep_free_ratio=max(share, self._policy.keep_free_ratio))
+        if policy.budget_bytes is not None:
+            policy = replace(policy, budget_bytes=max(0, policy.budget_bytes - coming_bytes))
+        self._collect(policy)
 
     def cannot_remove(self) -> Mapping[str, str]:
         """Return retired folders that the system would not remove, with its words; `keep` tries again."""
