@@ -58,6 +58,7 @@ class AgentProcess:
         self.log = folder / "agent.log"
         self.flags = {"status-port": self.port, "log-format": "text", **flags}
         self.environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(ROOT), **environ}
+        self.headers: dict[str, str] = {}  # sent with what is asked
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = folder
 
@@ -99,7 +100,7 @@ class AgentProcess:
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
-                session.get(self.url + path) as response,
+                session.get(self.url + path, headers=self.headers) as response,
             ):
                 return response.status, await response.text()
         except (aiohttp.ClientError, TimeoutError):
