@@ -138,12 +138,10 @@ class Sidecar:
         renderer = Renderer(self.board, UnixTime(self._clock.now, self._clock.wall))
         self.board.turned_at = self._clock.now()
         patience = STALLED_SECONDS + 2 * self._settings.resync_interval
-        return StatusSite(
-            self.board,
-            renderer,
-            lambda: self._clock.now() - self.board.turned_at < patience and self._hanging() <= MOST_HANGING,
-            self.metrics.scrape,
+        self.metrics.alive = lambda: (
+            self._clock.now() - self.board.turned_at < patience and self._hanging() <= MOST_HANGING
         )
+        return StatusSite(self.board, renderer, self.metrics.alive, self.metrics.scrape)
 
     async def _listen(self, runner: web.AppRunner) -> asyncio.Server:
         settings = self._settings

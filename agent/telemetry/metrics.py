@@ -20,6 +20,7 @@ from prometheus_client.exposition import choose_encoder
 
 from agent import __version__
 from agent.core.actions import Cancelled, Failed, Fetch, Load, Outcome, Succeeded, Unload
+from agent.core.model import ModelName
 from agent.core.status import ModelStatus, Phase
 from agent.core.uri import BUILT_IN_SCHEMES, scheme_of
 from agent.telemetry.board import Board
@@ -38,6 +39,10 @@ class Tally:
     def __init__(self, name: str, text: str, labels: Sequence[str]) -> None:
         self._name, self._text, self._labels = name, text, labels
         self._sums: Counter[tuple[str, ...]] = Counter()
+
+    def begin(self, *labels: str) -> None:
+        """Show nought under *labels*: the first count is then a rise, which a rate can see."""
+        self._sums.setdefault(labels, 0)
 
     def add(self, *labels: str, amount: float = 1) -> None:
         """Add *amount* under *labels*."""
@@ -58,9 +63,13 @@ class Spread:
         self._name, self._text, self._labels, self._bounds = name, text, labels, bounds
         self._seen: dict[tuple[str, ...], list[float]] = {}
 
+    def begin(self, *labels: str) -> list[float]:
+        """Show nought under *labels*, unless there is more; return the counts."""
+        return self._seen.setdefault(labels, [0.0] * (len(self._bounds) + 2))
+
     def add(self, *labels: str, seconds: float) -> None:
         """Count one that took *seconds*."""
-        counts = self._seen.setdefault(labels, [0.0] * (len(self._bounds) + 2))
+        counts = self.begin(*labels)
         counts[next((i for i, bound in enumerate(self._bounds) if seconds <= bound), len(self._bounds))] += 1
         counts[-1] += seconds
 
@@ -79,13 +88,15 @@ class Spread:
 class Metrics:
     """Observes the reconciler and reads the board; all calls are made on the event loop's thread.
 
-    *now* is the clock of `Board.turned_at`. `observation_age` and `watch_mode` are filled in by the wiring.
+    *now* is the clock of `Board.turned_at`. `observation_age`, `watch_mode` and `alive`, which is what
+    /healthz says, are filled in by the wiring.
     """
 
     def __init__(self, board: Board, now: Callable[[], float], shown: int = MODELS_SHOWN) -> None:
         self._board, self._now, self._shown = board, now, shown
         self.observation_age: Callable[[], float | None] = lambda: None
         self.watch_mode: Callable[[], str] = lambda: "poll"
+        self.alive: Callable[[], bool] = lambda: True
         self._moved: dict[str, int] = {}
         self._bytes = Tally(
             "modelagent_download_bytes", "Bytes brought by downloads that ended.", ("scheme", "outcome")
@@ -107,6 +118,24 @@ class Metrics:
             "modelagent_reconcile_duration_seconds", "How long making a plan took.", (), PLAN_SECONDS
         )
         self._process = ProcessCollector(registry=None)
+        self._begun: set[str] = set()
+        for word in _WORDS.values():
+            self._loads.begin(word)
+            self._unloads.begin(word)
+        for status in board.models.values():
+            self._on_model(status.name, status)
+        board.watch(self._on_model)
+
+    def _on_model(self, _: ModelName, status: ModelStatus | None) -> None:
+        """Show the downloads of a scheme from the first model on that names it, failed ones too."""
+        if status is None or status.spec is None:
+            return
+        scheme = scheme_label(status.spec.storage_uri)
+        if scheme not in self._begun:
+            self._begun.add(scheme)
+            for word in _WORDS.values():
+                self._bytes.begin(scheme, word)
+                self._downloads.begin(scheme, word)
 
     # What the reconciler and the pod tell.
 
@@ -188,6 +217,7 @@ class Metrics:
         turned = self._now() - self._board.turned_at
         if turned < float("inf"):
             yield _gauge("reconcile_age_seconds", "Since the reconciler last went round.", turned)
+        yield _gauge("reconcile_stalled", "1 while /healthz fails: the reconciler stands.", not self.alive())
         yield _gauge(
             "pod_ready",
             "1 once the first set of models was tried, as /readyz says.",

@@ -1,7 +1,6 @@
 """config/monitoring: every expression asks for what a running agent really shows."""
 
 import json
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -14,19 +13,18 @@ from agent.core.reasons import Reason
 from agent.core.status import Phase
 from agent.telemetry.metrics import WATCH_MODES
 from tests.e2e.rig import started
+from tests.manifests.prometheus import PROMTOOL, evaluated, has_a_number, series
 
 FOLDER = Path(__file__).parents[2] / "config/monitoring"
 DASHBOARD = json.loads((FOLDER / "dashboard.json").read_text())
 RULES = yaml.safe_load((FOLDER / "alerts.yaml").read_text())
-CACHE = Path(os.environ.get("MODELAGENT_TEST_CACHE") or Path.home() / ".cache/model-agent")
-PROMTOOL = CACHE / "promtool/promtool"
 VALUES = {
     "phase": set(Phase),
     "reason": set(Reason),
     "mode": set(WATCH_MODES),
     "outcome": {"succeeded", "failed", "cancelled"},
 }
-TARGET_LABELS = {"namespace", "pod"}  # what Prometheus adds
+TARGET_LABELS = {"namespace", "pod", "job"}  # what Prometheus adds
 
 alerts = [rule for group in RULES["spec"]["groups"] for rule in group["rules"]]
 expressions = [rule["expr"] for rule in alerts]
@@ -38,16 +36,22 @@ expressions += [
 ]
 
 
-async def shown_by_an_agent(folder):
-    """Names of what an agent shows that has loaded, unloaded, failed and waited, each with its labels."""
+async def scrapes_of_an_agent(folder):
+    """What an agent shows once it has loaded and failed, and once it has done more and unloaded."""
     async with started(folder, flags={"memory-budget": "1Gi"}) as rig:
-        rig.put("good", "good")
-        rig.put("more", "more")
+        for name in ("good", "more", "next"):
+            rig.put(name, name)
         rig.want(a="good", b="more", c="nothing-there")
         await rig.agent.wait(lambda status: status.done == {"a", "b"} and status.reason("c") == "NotFound")
-        rig.want(a="good", c="nothing-there")
-        await rig.agent.wait(lambda status: status.done == {"a"} and status.names == {"a", "c"})
-        _, text = await rig.agent.get("/metrics")
+        _, first = await rig.agent.get("/metrics")
+        rig.want(a="good", d="next", c="nothing-there")
+        await rig.agent.wait(lambda status: status.done == {"a", "d"} and status.names == {"a", "c", "d"})
+        _, last = await rig.agent.get("/metrics")
+    return first, last
+
+
+def shown_in(text: str) -> dict[str, set[str]]:
+    """Return the names of all series, each with its labels."""
     names: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -56,12 +60,19 @@ async def shown_by_an_agent(folder):
 
 
 async def test_each_metric_and_label_that_is_asked_for_is_shown_by_a_running_agent(tmp_path):
-    shown = await shown_by_an_agent(tmp_path)
+    first, last = await scrapes_of_an_agent(tmp_path)
+    shown = shown_in(last) | {"up": TARGET_LABELS | {"job"}}
     assert [fault for expression in expressions for fault in faults(expression, shown)] == []
+    if PROMTOOL.exists():
+        inputs = series([first, first, last, last])
+        asked = [
+            has_a_number(target["expr"], 3) for panel in DASHBOARD["panels"] for target in panel["targets"]
+        ]
+        assert evaluated(tmp_path, [], inputs, asked) == ""
 
 
 def faults(expression: str, shown: dict[str, set[str]]) -> list[str]:
-    asked = re.findall(r"\b((?:modelagent|process)_\w+)(?:\{([^}]*)\})?", expression)
+    asked = re.findall(r"\b(up|(?:modelagent|process)_\w+)(?:\{([^}]*)\})?", expression)
     found = [] if asked else [f"asks for nothing: {expression}"]
     for name, matchers in asked:
         if name not in shown:

@@ -131,6 +131,26 @@ def test_no_uri_makes_a_series_of_its_own(scheme):
     assert len(samples(metrics)) == before + 1 + 11 + 2  # the bytes, the buckets, count and sum
 
 
+def test_failures_are_counted_from_nought_so_that_a_rate_sees_the_first():
+    there = board()
+    there.post(ready("before"))
+    metrics = Metrics(there, lambda: 0.0)
+    there.post(ready("after", uri="hf://org/model"))
+    for scheme in ("s3", "hf"):
+        assert value(metrics, "download_duration_seconds_count", scheme=scheme, outcome="failed") == 0
+        assert value(metrics, "download_bytes_total", scheme=scheme, outcome="succeeded") == 0
+    assert value(metrics, "load_duration_seconds_count", outcome="failed") == 0
+    assert value(metrics, "unloads_total", outcome="failed") == 0
+    assert value(metrics, "download_duration_seconds_count", scheme="gs", outcome="failed") is None
+
+
+def test_stalled_is_what_healthz_says_whatever_the_age():
+    metrics = Metrics(board(), lambda: 500.0)
+    assert value(metrics, "reconcile_stalled") == 0
+    metrics.alive = lambda: False
+    assert value(metrics, "reconcile_stalled") == 1
+
+
 def test_a_hundred_thousand_models_come_and_go_and_the_series_stay():
     there = board()
     metrics = Metrics(there, lambda: 0.0, shown=100)
