@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-from-requirements
 
-.PHONY: demo test lint servers soak faults bench lock image release-check sbom audit licences clean
+.PHONY: demo test lint servers soak faults bench bench-eyes bench-all lock image release-check sbom audit licences clean
 
 $(STAMP): pyproject.toml requirements/dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -50,6 +50,19 @@ bench: $(STAMP)
 	tests/bench/peers.sh
 	$(BIN)/python -m tests.bench.download --json bench-download.json
 	$(BIN)/python -m tests.bench.resume
+
+## bench-eyes: what looking costs: /status, /metrics, /events and the page with 10,000 models; two minutes
+bench-eyes: $(STAMP)
+	$(BIN)/python -m tests.bench.eyes
+
+## bench-all: every figure there is: bytes, the agent (swap, start, idle, boot, plan), eyes, controller, proxy, pulls, store
+bench-all: bench bench-eyes
+	$(BIN)/python -m tests.bench.sidecar
+	$(BIN)/python -m tests.bench.controller
+	$(BIN)/python -m tests.bench.store
+	$(BIN)/python -m tests.bench.pull_cache
+	@if command -v nginx && command -v wrk; then $(BIN)/python -m tests.bench.proxy; \
+	  else echo "no figures of the proxy: they need nginx and wrk"; fi
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

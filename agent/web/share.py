@@ -1,8 +1,8 @@
 """How much of its time the agent spends on making answers, whoever asks how often (fault X7).
 
-The law: one answer is made at a time, and after it none for three times as long, so that models keep three
-quarters of the loop. Nobody is refused for it: who asks waits a little, and who asks for what was just made
-has it.
+The law: one answer is made at a time, and the making takes a quarter of the time at most, but for a second
+of it that may come at once after a quiet while. Models keep three quarters of the loop. Nobody is refused
+for it: who asks waits a little, and who asks for what was just made has it.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 RESTS = 3.0  # as long as the making took, so many times
+CREDIT_SECONDS = 4.0  # of quiet that count for what comes then: a second of making with no rest
 
 
 class Share:
@@ -45,4 +46,4 @@ class Share:
             yield
         finally:
             took = self._clock() - began
-            self._not_before = max(self._not_before, began) + (1 + RESTS) * took
+            self._not_before = max(self._not_before, began - CREDIT_SECONDS) + (1 + RESTS) * took

@@ -1,8 +1,9 @@
-"""What looking costs: /status, /events, /metrics and the page with many models. `python -m tests.bench.eyes`.
+"""What looking costs with many models: `python -m tests.bench.eyes [status] [events] [page]`, or all three.
 
 Figures to report, asserted nowhere. The agent's side is a status port over a board in a process of its own.
 """
 
+import argparse
 import asyncio
 import json
 import os
@@ -11,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 import aiohttp
 import psutil
@@ -165,15 +167,23 @@ async def page() -> dict[str, object] | str:
     return {"first_table_ms_median": round(statistics.median(spans)), "worst_ms": round(max(spans))}
 
 
-async def main() -> None:
-    figures = {
-        "models": MODELS,
-        "status and metrics": await status_and_metrics(),
-        "events": await events(),
-        "page": await page(),
-    }
+PARTS = {"status": status_and_metrics, "events": events, "page": page}
+
+
+async def main(parts: Sequence[str]) -> None:
+    figures: dict[str, object] = {"models": MODELS}
+    for part in parts:
+        figures[part] = await PARTS[part]()
     print(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[2])) if sys.argv[1:2] == ["serve"] else main())
+    if sys.argv[1:2] == ["serve"]:
+        asyncio.run(serve(int(sys.argv[2])))
+    else:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("parts", nargs="*", metavar="|".join(PARTS))
+        asked = parser.parse_args().parts or [*PARTS]
+        if unknown := set(asked) - PARTS.keys():
+            parser.error(f"no such part: {', '.join(sorted(unknown))}")
+        asyncio.run(main(asked))
