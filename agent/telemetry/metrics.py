@@ -217,7 +217,11 @@ class Metrics:
         turned = self._now() - self._board.turned_at
         if turned < float("inf"):
             yield _gauge("reconcile_age_seconds", "Since the reconciler last went round.", turned)
-        yield _gauge("reconcile_stalled", "1 while /healthz fails: the reconciler stands.", not self.alive())
+        yield _gauge(
+            "reconcile_stalled",
+            "1 while /healthz fails: the reconciler stands, or too much hangs.",
+            not self.alive(),
+        )
         yield _gauge(
             "pod_ready",
             "1 once the first set of models was tried, as /readyz says.",
