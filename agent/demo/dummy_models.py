@@ -68,6 +68,9 @@ class Faults:
         return replace(self, **values)  # type: ignore[arg-type]  # checked above, field by field
 
 
+SUMS = "SHA256SUMS"
+
+
 class BrokenModel(Exception):  # noqa: N818 - it names the fault of the model, not of the server
     """These files cannot be served; the text is what the server says about them."""
 
@@ -114,13 +117,19 @@ def matches(name: str, pattern: str) -> bool:
 def open_model(folder: Path) -> Loaded:
     """Read a model's folder; blocks.
 
-    Raises FileNotFoundError where there is no folder, BrokenModel where it holds nothing or `broken`.
+    Raises FileNotFoundError where there is no folder, BrokenModel where it holds nothing, `broken`, or
+    other bytes than its SHA256SUMS says: so a server ends at its start that finds half a folder.
     """
     if not folder.is_dir():
         raise FileNotFoundError(str(folder))
     seen = {path[len(str(folder)) + 1 :]: _file_seen(path) for path in sorted(_files(folder))}
     if not seen:
         raise BrokenModel("the folder holds no file")
+    if SUMS in seen:
+        for line in (folder / SUMS).read_text().splitlines():
+            wanted, _, name = line.partition("  ")
+            if name not in seen or seen[name].sha256 != wanted:
+                raise BrokenModel(f"{name} is not what {SUMS} says")
     digest = hashlib.sha256()
     for name, item in seen.items():
         digest.update(f"{name}\0{item.sha256}\n".encode())

@@ -56,7 +56,9 @@ class Pod:
 
 
 @asynccontextmanager
-async def pod(folder: Path, name: str, *, beside: bool, **flags: object) -> AsyncIterator[Pod]:
+async def pod(
+    folder: Path, name: str, *, beside: bool, begin: bool = True, **flags: object
+) -> AsyncIterator[Pod]:
     model_dir = folder / "volume" / "models"
     model_dir.mkdir(parents=True)
     async with AsyncExitStack() as stack:
@@ -66,7 +68,8 @@ async def pod(folder: Path, name: str, *, beside: bool, **flags: object) -> Asyn
         rig = make_rig(folder, origin, server, name, beside=beside, flags=given)
         stack.callback(rig.agent.end)
         rig.want()
-        rig.agent.launch()
-        await server.start()
-        await rig.agent.up()
+        if begin:
+            rig.agent.launch()
+            await server.start()
+            await rig.agent.up()
         yield Pod(rig, name)
