@@ -8,6 +8,7 @@ async with started(tmp_path) as rig:
 import asyncio
 import contextlib
 import hashlib
+import os
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,6 +22,8 @@ from agent.demo.kubelet import Kubelet
 from tests.e2e.agent_process import LOOK_SECONDS, AgentProcess, Status
 from tests.fakes.origin import Origin
 from tests.servers import real
+
+LAYOUT = "MODELAGENT_TEST_LAYOUT"
 
 
 @dataclass
@@ -147,7 +150,7 @@ async def started(
     folder: Path,
     *,
     dialect: str = "kserve",
-    beside: bool = False,
+    beside: bool | None = None,
     flags: Mapping[str, object] | None = None,
     environ: Mapping[str, str] | None = None,
     server_flags: Iterable[str] = (),
@@ -157,11 +160,13 @@ async def started(
 ) -> AsyncIterator[Rig]:
     """Start everything around an agent, and the agent: a dummy server that loads each folder at its start.
 
-    `beside`: with the store in a folder beside the model dir. `server`, `agent`: start them at once.
-    `mounted`: with an empty document.
+    `beside`: with the store in a folder beside the model dir; None: as the environment says.
+    `server`, `agent`: start them at once. `mounted`: with an empty document.
     """
     model_dir = folder / "volume" / "models"
     model_dir.mkdir(parents=True)
+    if beside is None:
+        beside = os.environ.get(LAYOUT) == "beside"
     load_all = ["--load-all"] if dialect == "kserve" else []
     async with AsyncExitStack() as stack:
         origin = await stack.enter_async_context(Origin().serving())
