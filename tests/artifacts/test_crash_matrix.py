@@ -22,7 +22,7 @@ from tests.artifacts.strace import child, copied, prepared, weakness
 
 CALLS = (
     "write,pwrite64,ftruncate,rename,renameat,renameat2,link,linkat,symlink,symlinkat,unlink,unlinkat,"
-    "mkdir,mkdirat,rmdir,fsync,fdatasync,fchmod,chmod,fchmodat,utimensat,copy_file_range"
+    "mkdir,mkdirat,rmdir,fsync,fdatasync,fchmod,chmod,fchmodat,utimensat,copy_file_range,fallocate,sendfile,sync_file_range"
 )
 BESIDE = ("publish", "replace", "withdraw", "first-start")  # the others meet the same calls in one layout
 RUNS = [(name, "drop-in") for name in SCENARIOS] + [
@@ -41,11 +41,15 @@ class Point(NamedTuple):
 
 
 @pytest.mark.parametrize(("name", "layout"), RUNS)
-def test_killed_anywhere_it_is_old_or_new_and_the_next_start_converges(name, layout, tmp_path):
+def test_killed_anywhere_it_is_old_or_new_and_the_next_start_converges(
+    name, layout, tmp_path, record_property
+):
     template = prepared(name, tmp_path / "template", layout)
     unharmed = copied(template, tmp_path / "unharmed")
     points = counted(name, unharmed, tmp_path / "log")
     assert points
+    record_property("crash points", len(points))
+    print(f"{name}, {layout}: {len(points)} crash points")
     final = settled(name, unharmed)
     with ThreadPoolExecutor(2) as pool:
         places = list(pool.map(lambda at: killed(name, template, tmp_path / f"{at}", at), points))

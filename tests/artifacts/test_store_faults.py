@@ -150,3 +150,33 @@ def test_data_and_names_are_on_the_disk_before_a_manifest_shows_them(tmp_path):
     assert max(line for (line,) in data) < max(before)
     assert any(line > shown for line in folder)
     shutil.rmtree(tmp_path / "place")
+
+
+def traced(name, place, log):
+    """Run a scenario; return its renames and syncs in order."""
+    done = child(name, place, "-y", "-e", "trace=renameat,renameat2,fsync", "-o", str(log))
+    assert done.returncode == 0
+    return log.read_text()
+
+
+def test_the_accepted_document_is_on_the_disk_before_and_its_name_after_it_is_shown(tmp_path):
+    place = prepared("remember", tmp_path / "place", "drop-in")
+    log = traced("remember", place, tmp_path / "log")
+    temp = re.search(r'"(\.agent-tmp-[0-9a-f]+)".*"\.agent-document-', log)[1]
+    at = order_of(log)
+    (shown,) = at(r'rename.*"\.agent-document-')
+    (data,) = at(rf"fsync\(.*{temp}>")
+    folder = at(rf"fsync\(\d+<{re.escape(str(place.model_dir))}>")
+    assert data < shown < max(folder)
+
+
+@pytest.mark.parametrize("name", ["publish", "replace"])
+def test_what_is_made_for_the_server_is_on_the_disk_before_the_folder_is_shown(name, tmp_path):
+    """Linked blobs were synced with their manifest; an overlay is a file of its own."""
+    place = prepared(name, tmp_path / "place", "drop-in")
+    log = traced(name, place, tmp_path / "log")
+    overlay = re.search(r'"(\.agent-tmp-[0-9a-f]+)", \d+<[^>]*>, "config"', log)[1]
+    at = order_of(log)
+    shown = at(rf'rename.*"\.agent-tmp-[0-9a-f]+", \d+<[^>]*>, "{M}"')[0]
+    (data,) = at(rf"fsync\(.*{overlay}>")
+    assert data < shown

@@ -185,6 +185,8 @@ class FaultyOrigin:
         pinned = asked.headers.get("if-match")
         if pinned is not None and pinned != self.etag(asked.path):
             return self._send(connection, 412, {}, b"", HONEST)
+        if asked.method == "HEAD":
+            return self._send(connection, 200, {**headers, "Content-Length": str(len(content))}, b"", HONEST)
         if fault.flip is not None:
             changed = bytearray(content)
             changed[fault.flip] ^= 1
@@ -214,7 +216,7 @@ class FaultyOrigin:
         if fault.chunked:
             headers["Transfer-Encoding"] = "chunked"
         else:
-            headers["Content-Length"] = str(len(body))
+            headers.setdefault("Content-Length", str(len(body)))
         if fault.close:
             headers["Connection"] = "close"
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
