@@ -31,7 +31,7 @@ RETRY_INOTIFY_SECONDS = 600.0
 _LOOKS_AFTER_SECONDS = (0.0, 0.0, 0.01, 0.05)
 """A file that is not there is looked for again, at once and a little later: a swap takes microseconds."""
 _SWAPPED = frozenset({errno.ENOENT, errno.ESTALE})
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM, errno.ENOSYS})
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM, errno.ENOSYS, errno.EAGAIN})
 
 Fingerprint = tuple[object, ...]
 
@@ -214,12 +214,14 @@ class ConfigSource:
         if self._said_exhausted:
             return
         self._said_exhausted = True
+        inotify = "raise fs.inotify.max_user_instances and max_user_watches on the node"
+        threads = "raise pids.max of the container or ulimit -u"
         _LOG.warning(
             "the kernel has no file watch left; looking at the document every few seconds instead",
             extra={
                 "error": os.strerror(error.errno or 0),
                 "poll_seconds": self._poll_seconds,
-                "advice": "raise fs.inotify.max_user_instances and max_user_watches on the node",
+                "advice": threads if error.errno == errno.EAGAIN else inotify,
             },
         )
 

@@ -12,6 +12,8 @@ from typing import Protocol
 
 from watchfiles import awatch
 
+from agent.aio.workers import threads_are_to_be_had
+
 STEP_MS = 15
 DEBOUNCE_MS = 100  # in a storm of changes, one look so often
 
@@ -37,12 +39,16 @@ class Notices(Protocol):
 
 
 class Watchfiles:
-    """Notices by the watchfiles package; `wait` raises OSError where the system gives it no watch."""
+    """Notices by the watchfiles package; `wait` raises OSError where the system gives it no watch.
+
+    Its native part needs a thread of its own and one of Python's, and ends the process where it gets none.
+    """
 
     mode = "watchfiles"
 
     def __init__(self, folder: Path, names: Collection[str], patience_seconds: float) -> None:
         wanted = frozenset(names)
+        self._began = False
         self._changes: AsyncIterator[object] = awatch(
             folder,
             watch_filter=lambda _, path: os.path.basename(path) in wanted,  # noqa: PTH119 (text, not a file)
@@ -55,12 +61,17 @@ class Watchfiles:
 
     async def wait(self) -> bool:
         """Return True soon after one of the names may have changed, False when patience has run out."""
+        if not self._began and not threads_are_to_be_had(2):
+            raise OSError(errno.EAGAIN, "no thread to watch with")
+        self._began = True
         try:
             return bool(await anext(self._changes))
         except (FileNotFoundError, PermissionError):
             raise
         except (RuntimeError, OSError) as error:  # without a number where the kernel has no watch left
             raise OSError(errno.ENOSPC, "watchfiles cannot watch") from error
+        except ExceptionGroup as errors:  # it runs a task group, in which a thread was not to be had
+            raise OSError(errno.EAGAIN, "watchfiles cannot wait") from errors
 
     async def close(self) -> None:
         """End the thread that watches."""

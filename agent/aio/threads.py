@@ -6,13 +6,15 @@ takes the thread's place up to `spare` times, and neither the event loop nor the
 
 import asyncio
 import queue
-import threading
 from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
+
+from agent.aio.workers import start_thread
+from agent.core.errors import RetryableError
 
 T = TypeVar("T")
 
@@ -52,8 +54,9 @@ class Daemons:
     async def run(self, work: Callable[..., T], *args: object) -> T:
         """Return what `work(*args)` returns on a thread of its own, or raise what it raises.
 
-        When cancelled, returns at once; work that had begun goes on and its outcome is dropped, work
-        that had not is never begun. Bound the time with `asyncio.timeout` around it.
+        Raises RetryableError(ResourceExhausted) where no thread is to be had. When cancelled, returns at
+        once; work that had begun goes on and its outcome is dropped, work that had not is never begun.
+        Bound the time with `asyncio.timeout` around it.
         """
         if self._closed:
             raise RuntimeError(f"{self._name} is closed")
@@ -88,17 +91,25 @@ class Daemons:
         room = self._limit + min(self.hanging, self._spare) - len(self._running)
         while self._waiting and room > 0:
             job = self._waiting.popleft()
+            if self._idle:
+                self._idle -= 1
+            elif not self._start_for(job):
+                continue
             self._running.add(job)
             self._jobs.put(job)
             room -= 1
-            if self._idle:
-                self._idle -= 1
-            else:
-                self._started += 1
-                name = f"{self._name}-{self._started}"
-                threading.Thread(
-                    target=_work, args=(self._jobs, self._finished), name=name, daemon=True
-                ).start()
+
+    def _start_for(self, job: _Job) -> bool:
+        """Start one more thread; where none is to be had the job fails with the reason."""
+        try:
+            start_thread(partial(_work, self._jobs, self._finished), f"{self._name}-{self._started + 1}")
+        except RetryableError as error:
+            job.delivered = True
+            if not job.future.done():
+                job.future.set_exception(error)
+            return False
+        self._started += 1
+        return True
 
     def _finished(self, job: _Job, result: Any, error: BaseException | None) -> None:
         self._running.discard(job)

@@ -6,6 +6,7 @@ container has reached its limit of processes (fault K19).
 
 import asyncio
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from agent.core.errors import RetryableError
@@ -26,6 +27,27 @@ def start_workers(loop: asyncio.AbstractEventLoop, count: int = COUNT) -> None:
     finally:
         together.set()
     loop.set_default_executor(executor)
+
+
+def start_thread(work: Callable[[], None], name: str) -> None:
+    """Start a daemon thread. Raises RetryableError(ResourceExhausted) if none is to be had."""
+    try:
+        threading.Thread(target=work, name=name, daemon=True).start()
+    except RuntimeError as error:
+        raise no_thread() from error
+
+
+def threads_are_to_be_had(count: int) -> bool:
+    """Tell whether *count* more threads can be started now: for libraries that end the process if not."""
+    enough = threading.Event()
+    try:
+        for _ in range(count):
+            threading.Thread(target=enough.wait, daemon=True).start()
+    except RuntimeError:
+        return False
+    finally:
+        enough.set()
+    return True
 
 
 def no_thread() -> RetryableError:

@@ -4,6 +4,7 @@ The texts are made of the host, the system's own error and what the operator can
 message, which may hold a signed URL (law 10).
 """
 
+import errno
 import os
 import ssl
 
@@ -26,6 +27,8 @@ _CERTIFICATE_PROBLEMS = {
     64: "its certificate is for another address",
 }
 
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
 
 def network_error(error: aiohttp.ClientError | OSError, where: str) -> AgentError:
     """Translate what kept an answer from coming.
@@ -35,6 +38,10 @@ def network_error(error: aiohttp.ClientError | OSError, where: str) -> AgentErro
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, AddressRefusedError):
         return TerminalError(Reason.FORBIDDEN_ADDRESS, f"{where}: {cause.args[1]}")
+    if isinstance(cause, OSError) and cause.errno in _EXHAUSTED:
+        return RetryableError(
+            Reason.RESOURCE_EXHAUSTED, f"{where}: {_why(cause)}; raise the limit (ulimit -n, memory)"
+        )
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError | ssl.SSLError):
         return _tls_error(error, where)
     if isinstance(error, aiohttp.ClientHttpProxyError | aiohttp.ClientProxyConnectionError):
