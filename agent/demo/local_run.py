@@ -31,7 +31,8 @@ from agent.telemetry.table import detail, models_table
 MIB = 1 << 20
 RATE = 16 * MIB
 LOOK_SECONDS = 0.1
-PATIENCE_SECONDS = 50.0
+DEADLINE_SECONDS = 50.0  # with its start and its end the demo takes less than a minute, whatever happens
+LEFT_OUT = ("spec", "conditions")  # of each model in the final /status: long, and the same five times
 SIZES = {"fraud": 24, "churn": 12, "ranking": 32, "spam": 4, "pricing": 16}  # MiB
 
 
@@ -62,20 +63,37 @@ class Demo:
             return None
 
 
-async def run_demo(*, keep: bool) -> int:
-    """Run the demo; 0 if all that it shows came true."""
+async def run_demo(*, keep: bool, seconds: float = DEADLINE_SECONDS) -> int:
+    """Run the demo; 0 if all that it shows came true within *seconds*, 130 if it was told to end before."""
     console = Console()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     with tempfile.TemporaryDirectory(prefix="model-agent-demo-") as folder:
-        async with AsyncExitStack() as stack:
-            demo = await stack.enter_async_context(_started(Path(folder), console))
-            good = await _show(demo)
-            if not good:
-                console.print(
-                    f"\nThe demo did not end as it should. The agent's log:\n{demo.log.read_text()}"
-                )
-            elif keep:
-                await _keep(demo)
-        return 0 if good else 1
+        async with _started(Path(folder), console) as demo:
+            stopped = asyncio.ensure_future(stop.wait())
+            showing = asyncio.ensure_future(_show(demo))
+            await asyncio.wait((showing, stopped), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            code = _code(demo, showing, seconds, stopped=stop.is_set())
+            if code == 0 and keep:
+                _say_urls(demo)
+                await stop.wait()
+            for task in (showing, stopped):
+                task.cancel()
+            await asyncio.wait((showing, stopped))
+        return code
+
+
+def _code(demo: Demo, showing: "asyncio.Future[bool]", seconds: float, *, stopped: bool) -> int:
+    """Return how it ended, and say why where not all came true."""
+    if showing.done() and showing.result():
+        return 0
+    if stopped:
+        return 130
+    why = "not as it should be" if showing.done() else f"not done within {seconds:g} s"
+    demo.console.print(f"\nThe demo is {why}. The agent's log:", style="red")
+    demo.console.print(demo.log.read_text(), markup=False, highlight=False)
+    return 1
 
 
 async def _show(demo: Demo) -> bool:
@@ -96,8 +114,8 @@ async def _show(demo: Demo) -> bool:
     staying = {"fraud", "ranking", "churn", "pricing"}
     good = await _follow(demo, "the change", staying | {"ads"}, serving=staying) and good
     after = await demo.document()
-    console.print("\n[bold]3.[/] The final /status:")
-    console.print_json(json.dumps(after))
+    console.print(f"\n[bold]3.[/] The final /status, without {' and '.join(LEFT_OUT)} of each model:")
+    console.print_json(json.dumps(_shortened(after)))
     moved = _revision(before, "churn") != _revision(after, "churn")
     kept = _revision(before, "pricing") == _revision(after, "pricing") is not None
     rejected = after["config"]["rejected"] if after else []
@@ -116,13 +134,12 @@ async def _show(demo: Demo) -> bool:
 async def _follow(demo: Demo, title: str, wanted: set[str], *, serving: set[str]) -> bool:
     """Show the models until exactly those of *wanted* are ready and up to date.
 
-    False when that takes too long, or if one of *serving* was seen not ready meanwhile.
+    False if one of *serving* was seen not ready meanwhile.
     """
-    deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
     digest = hashlib.sha256((demo.kubelet.folder / "models.json").read_bytes()).hexdigest()
     said: dict[str, str] = {}
     with Live(console=demo.console, refresh_per_second=10, transient=False) as live:
-        while asyncio.get_running_loop().time() < deadline:
+        while True:
             document = await demo.document()
             if document is None:
                 await asyncio.sleep(LOOK_SECONDS)
@@ -141,7 +158,6 @@ async def _follow(demo: Demo, title: str, wanted: set[str], *, serving: set[str]
                 live.update(models_table(models, title))
                 return True
             await asyncio.sleep(LOOK_SECONDS)
-    return False
 
 
 def _say_changes(models: Sequence[Mapping[str, Any]], said: dict[str, str]) -> None:
@@ -160,17 +176,26 @@ def _revision(document: Mapping[str, Any] | None, name: str) -> str | None:
     return next((model["servedRevision"] for model in models if model["name"] == name), None)
 
 
-async def _keep(demo: Demo) -> None:
-    demo.console.print(
-        f"\nStill running. Look at:\n  {demo.status}/status            everything the agent knows\n"
-        f"  {demo.status}/readyz?verbose    what readiness waits for\n"
-        f"  {demo.server}/v2/models         what the model server says\n"
-        f"Edit {demo.kubelet.folder / 'models.json'} and watch. Ctrl-C ends it."
-    )
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
+def _shortened(document: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if document is None:
+        return {}
+    models = [
+        {key: value for key, value in model.items() if key not in LEFT_OUT} for model in document["models"]
+    ]
+    return {**document, "models": models}
+
+
+def _say_urls(demo: Demo) -> None:
+    lines = [
+        f"  {demo.status}/                    the status page, for a browser",
+        f"  {demo.status}/status              everything the agent knows",
+        f"  {demo.status}/status/churn        one model, explained",
+        f"  {demo.status}/readyz?verbose      what readiness waits for",
+        f"  {demo.server}/v2/models           what the model server says",
+    ]
+    for line in ("", "Still running. Look at:", *lines):
+        print(line)  # noqa: T201 - whole URLs, which a console would wrap
+    print(f"Edit {demo.kubelet.folder / 'models.json'} and watch. Ctrl-C ends it.", flush=True)  # noqa: T201
 
 
 # What runs.
@@ -192,9 +217,13 @@ async def _started(folder: Path, console: Console) -> AsyncIterator[Demo]:
         port = _free_port()
         await stack.enter_async_context(_agent(configs, models, server, port, log))
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        console.print(
-            f"Artifacts: {artifacts}   model server: {server}   status: http://127.0.0.1:{port}/status"
-        )
+        console.print("The agent runs here, between two servers that stand in for storage and model server:")
+        for name, url in (
+            ("storage", artifacts),
+            ("model server", server),
+            ("agent", f"http://127.0.0.1:{port}/status"),
+        ):
+            console.print(f"  {name:<13} {url}")
         yield Demo(Kubelet(configs), artifacts, server, f"http://127.0.0.1:{port}", log, session, console)
 
 
