@@ -233,7 +233,8 @@ class _Draft:
         budget = self._rules.budget_bytes
         if budget is None:
             return {}
-        return admit([self._need(name, spec, waited) for name, spec in self._models.items()], budget)
+        needs = (self._need(name, spec, waited) for name, spec in self._models.items())
+        return admit((need for need in needs if need is not None), budget)
 
     def _count_reserved(self) -> int:
         held = 0
@@ -248,21 +249,21 @@ class _Draft:
 
     def _need(
         self, name: ModelName, spec: ModelSpec, waited: Collection[ModelName]
-    ) -> tuple[Rank, ModelName, int]:
+    ) -> tuple[Rank, ModelName, int] | None:
+        """Return what a model is to have, None while it is put off for minutes: it keeps no room (law 6)."""
         running = self._busy.get(name)
         if isinstance(running, Load):
             return (Rank.RESIDENT, name, max(running.replaces_bytes, spec.memory_bytes))
-        told = self._seen.told.get(name)
-        if name in self._seen.loaded or name in self._seen.moving:
-            settled = self._seen.settled(name, spec)
-            return (
-                Rank.RESIDENT,
-                name,
-                spec.memory_bytes if settled else max(self._held_bytes(name), spec.memory_bytes),
-            )
         wish = self._wishes.get(name) or self._interrupts.get(name)
+        put_off = isinstance(wish, Hold) and wish.terminal
+        if name in self._seen.loaded or name in self._seen.moving:
+            held = self._held_bytes(name)
+            sure = put_off or self._seen.settled(name, spec)
+            return (Rank.RESIDENT, name, held if sure else max(held, spec.memory_bytes))
+        if put_off:
+            return None
         need = wish.spec.memory_bytes if isinstance(wish, Load) else spec.memory_bytes
-        if told is not None:
+        if name in self._seen.told:
             return (Rank.TOLD, name, need)
         if name in waited:
             return (Rank.WAITED, name, need)
@@ -275,7 +276,7 @@ class _Draft:
             self._seen.told.keys() - self._models.keys() - self._busy.keys() - self._seen.moving
         ):
             if self._seen.server_up and self._held(Step.UNLOAD, name, "") is None:
-                self._unloads.append(Unload(name, self._seen.told[name].held_bytes))
+                self._unloads.append(Unload(name, self._held_bytes(name)))
 
     def emit_loads(self) -> None:
         """Emit what fits: sound loads first; a suspect one alone, since it may take its neighbours down."""

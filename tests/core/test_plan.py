@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -330,6 +331,19 @@ def test_one_that_waited_long_gets_the_next_room_before_smaller_ones():
     question = Question(DesiredState(models), observed, {}, {}, Rules(10))
     assert [load.name for load in question.ask().loads] == [B]
     assert not question.ask(waited={A}).loads
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_was_refused_keeps_no_room_from_others_while_it_is_put_off_for_minutes(terminal):
+    """One that is to be tried again in a moment does: a newcomer would take what was its own."""
+    models = {A: ModelSpec("s3://b/one", "sklearn", 8), B: ModelSpec("s3://b/one", "sklearn", 4)}
+    hold = Hold(1, NOW + 100, Reason.LOAD_REJECTED, "no", terminal=terminal)
+    made = ask(models, seen(), holds={(Step.LOAD, A, OLD): hold}, budget=10)
+    assert [load.name for load in made.loads] == ([B] if terminal else [])
+    assert made.verdicts[A].hold == hold
+    updated = seen(told={A: served(Revision("0000"), 2)}, loaded=frozenset({A}))
+    made = ask(models, updated, holds={(Step.LOAD, A, OLD): hold}, budget=10)
+    assert [load.name for load in made.loads] == ([B] if terminal else [])
 
 
 def test_a_model_larger_than_the_budget_says_so_with_the_numbers():
