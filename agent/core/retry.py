@@ -74,7 +74,12 @@ def hold_key(action: Action) -> HoldKey:
         case Load():
             return (Step.LOAD, action.name, action.revision)
         case Unload():
-            return (Step.UNLOAD, action.name, "")
+            return unload_key(action.name)
+
+
+def unload_key(name: ModelName) -> HoldKey:
+    """Return what a failed removal of *name* is remembered under."""
+    return (Step.UNLOAD, name, "")
 
 
 def record(holds: Holds, outcome: Outcome, now: float, policy: BackoffPolicy, jitter: float) -> Holds:
@@ -135,16 +140,16 @@ def still_meant(holds: Holds, desired: DesiredState, revisions: Container[tuple[
 
     *revisions* holds the (name, revision) pairs that are wanted or were told.
     """
-    models = desired.models
+    return {key: hold for key, hold in holds.items() if meant(key, desired, revisions)}
 
-    def meant(key: HoldKey) -> bool:
-        step, name, target = key
-        match step:
-            case Step.FETCH:
-                return name in models and models[name].source == target
-            case Step.LOAD:
-                return (name, target) in revisions
-            case Step.UNLOAD:
-                return name not in models
 
-    return {key: hold for key, hold in holds.items() if meant(key)}
+def meant(key: HoldKey, desired: DesiredState, revisions: Container[tuple[ModelName, str]]) -> bool:
+    """Whether anybody asks for what *key* names; *revisions* as for `still_meant`."""
+    step, name, target = key
+    match step:
+        case Step.FETCH:
+            return name in desired.models and desired.models[name].source == target
+        case Step.LOAD:
+            return (name, target) in revisions
+        case Step.UNLOAD:
+            return name not in desired.models

@@ -20,7 +20,16 @@ from agent.core.errors import AgentError, RetryableError
 from agent.core.model import DesiredState, ModelName, ObservedState
 from agent.core.plan import Plan, Rules, Verdict, plan
 from agent.core.reasons import Reason
-from agent.core.retry import BackoffPolicy, Holds, after_restart, hold_key, record, still_meant
+from agent.core.retry import (
+    BackoffPolicy,
+    Holds,
+    after_restart,
+    hold_key,
+    meant,
+    record,
+    still_meant,
+    unload_key,
+)
 from agent.core.status import Facts, model_status
 from agent.reconcile.world import World
 from agent.telemetry.board import Board
@@ -100,6 +109,7 @@ class Reconciler:
         self._standing = _Standing()
         self._verdicts: dict[ModelName, Verdict] = {}
         self._prints: dict[ModelName, object] = {}
+        self._leaving: Collection[ModelName] = ()
         self._short_since: dict[ModelName, float] = {}
         self._restarts = world.restarts
         self._relist_before = 0.0
@@ -119,11 +129,8 @@ class Reconciler:
         self._standing = _Standing()
         self._settled = False
         seen = self._world.observe()
-        revisions = {
-            (name, stored.revision)
-            for name, spec in desired.models.items()
-            if (stored := seen.stored.get(spec.storage_uri)) is not None
-        } | {(name, told.revision) for name, told in seen.told.items()}
+        names = desired.models.keys() | seen.told.keys()
+        revisions = {pair for name in names for pair in _revisions(name, desired, seen)}
         self._holds = still_meant(self._holds, desired, revisions)
         for name in [*self._board.models]:
             if before.get(name) != desired.models.get(name):
@@ -147,6 +154,7 @@ class Reconciler:
         if self._desired is None or not self._settled or self._busy or self._outcomes:
             return Outlook.WORKING
         left = [verdict for verdict in self._verdicts.values() if verdict.reason is not None]
+        left += [Verdict(Reason.UNLOADING, hold=self._holds.get(unload_key(name))) for name in self._leaving]
         if not left and self._verdicts.keys() == self._desired.models.keys():
             return Outlook.SETTLED
         hopeless = all(
@@ -176,11 +184,24 @@ class Reconciler:
             name = outcome.action.name
             del self._busy[name], self._tasks[name]
             self._standing.touched.add(name)
-            self._holds = record(self._holds, outcome, self._clock.now(), self._backoff, self._clock.draw())
+            self._remember(outcome)
             self._log(outcome)
-            if isinstance(outcome, Failed) and name in self._verdicts:
-                self._verdicts[name] = Verdict(outcome.reason, hold=self._holds[hold_key(outcome.action)])
             self._refresh(name, self._world.observe())
+
+    def _remember(self, outcome: Outcome) -> None:
+        """Hold what failed, unless nobody means it any more: then coming back to it is tried at once."""
+        assert self._desired is not None  # noqa: S101 - nothing runs before a document was wanted
+        name, key = outcome.action.name, hold_key(outcome.action)
+        self._holds = record(self._holds, outcome, self._clock.now(), self._backoff, self._clock.draw())
+        if isinstance(outcome, Failed) or isinstance(outcome.action, Unload):
+            revisions = _revisions(name, self._desired, self._world.observe())
+            self._holds = {
+                other: hold
+                for other, hold in self._holds.items()
+                if other[1] != name or meant(other, self._desired, revisions)
+            }
+        if isinstance(outcome, Failed) and name in self._verdicts:
+            self._verdicts[name] = Verdict(outcome.reason, hold=self._holds.get(key))
 
     def _replan(self, desired: DesiredState) -> None:
         began = self._clock.now()
@@ -278,10 +299,10 @@ class Reconciler:
         }
         self._short_since = {name: self._short_since.get(name, now) for name in short}
         self._verdicts = dict(made.verdicts)
-        leaving = observed.told.keys() - models.keys()
-        for name in (*models, *leaving):
+        self._leaving = observed.told.keys() - models.keys()
+        for name in (*models, *self._leaving):
             self._refresh(name, observed)
-        for name in self._board.models.keys() - models.keys() - leaving - self._busy.keys():
+        for name in self._board.models.keys() - models.keys() - self._leaving - self._busy.keys():
             self._board.drop(name)
             self._prints.pop(name, None)
         self._board.say(
@@ -312,6 +333,15 @@ class Reconciler:
         if isinstance(outcome, Failed):
             fields |= {"reason": outcome.reason, "message_": outcome.message}
         log.debug("action %s", type(outcome).__name__.lower(), extra=fields)
+
+
+def _revisions(
+    name: ModelName, desired: DesiredState, seen: ObservedState
+) -> Collection[tuple[ModelName, str]]:
+    """Return the revisions of *name* that are wanted or were told."""
+    spec, told = desired.models.get(name), seen.told.get(name)
+    stored = seen.stored.get(spec.storage_uri) if spec is not None else None
+    return [(name, each.revision) for each in (stored, told) if each is not None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from agent.aio.wakeup import Wakeup
-from agent.core.errors import RetryableError
+from agent.core.errors import RetryableError, TerminalError
 from agent.core.model import DesiredState, ModelName, ModelSpec, Revision
 from agent.core.plan import Rules
 from agent.core.reasons import Reason
 from agent.core.status import Phase
-from agent.reconcile.loop import Clock, Limits, Reconciler
+from agent.reconcile.loop import Clock, Limits, Outlook, Reconciler
 from agent.telemetry.board import Board, ConfigWord, MemoryWord, ServerWord
 from tests.fakes.memory_world import MemoryWorld
 
@@ -257,3 +257,39 @@ async def test_nothing_to_do_costs_no_planning():
         before = clock.looks
         await asyncio.sleep(300)
         assert clock.looks - before < 200
+
+
+async def test_nothing_is_settled_while_a_removal_waits_for_a_server_that_is_down_or_refused_it():
+    world = MemoryWorld({ONE: OLD})
+    async with reconciling(world) as (reconciler, _):
+        reconciler.want(wanted(a=ONE))
+        await asyncio.sleep(3)
+        world.server_up = False
+        reconciler.want(wanted())
+        await asyncio.sleep(3)
+        assert reconciler.outlook() is Outlook.WORKING
+        world.server_up, world.unload_faults[A] = True, RetryableError(Reason.UNLOAD_FAILED, "in use")
+        reconciler.wakeup.ring()
+        await asyncio.sleep(5)
+        assert world.calls["Unload", A] > 1
+        assert reconciler.outlook() is Outlook.WORKING
+        world.unload_faults[A] = TerminalError(Reason.LOAD_NOT_SUPPORTED, "no such route")
+        await asyncio.sleep(70)
+        assert reconciler.outlook() is Outlook.STUCK
+        world.unload_faults.clear()
+        await asyncio.sleep(301)
+        assert reconciler.outlook() is Outlook.SETTLED
+
+
+async def test_what_failed_when_nobody_wanted_it_any_more_is_tried_at_once_when_it_is_wanted_again():
+    world = MemoryWorld({ONE: OLD}, bad_revisions={OLD})
+    async with reconciling(world) as (reconciler, board):
+        reconciler.want(wanted(a=ONE))
+        await asyncio.sleep(1.5)
+        assert world.running
+        reconciler.want(wanted())
+        await asyncio.sleep(5)
+        world.bad_revisions.clear()
+        reconciler.want(wanted(a=ONE))
+        await asyncio.sleep(1.1)
+        assert board.models[A].ready
