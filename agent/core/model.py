@@ -93,8 +93,8 @@ class Told:
     `confirmed` is false from before the publish until the server's answer is known, and after an
     outcome that could not be found out: then the name is loaded again (design §5).
     `uri` is the storage URI this revision came from, `memory_bytes` what it was admitted with.
-    `doubt_bytes`: what the server may hold beyond that while it is not confirmed, since it was asked for
-    another revision and nobody knows what became of it.
+    `beside_bytes`: what the server may hold of another revision while this one is not confirmed, since
+    nobody knows what became of a load: one of them, or both while it goes on.
     """
 
     revision: Revision
@@ -102,16 +102,16 @@ class Told:
     framework: str
     memory_bytes: int
     confirmed: bool
-    doubt_bytes: int = 0
+    beside_bytes: int = 0
 
-    @property
-    def held_bytes(self) -> int:
-        """The most that the server may hold under this name (law 5)."""
-        return self.memory_bytes if self.confirmed else self.memory_bytes + self.doubt_bytes
+    def held_bytes(self, *, moving: bool = False) -> int:
+        """The most that the server may hold under this name, *moving* while it loads there (law 5)."""
+        beside = 0 if self.confirmed else self.beside_bytes
+        return self.memory_bytes + beside if moving else max(self.memory_bytes, beside)
 
-    def doubted(self, held_bytes: int) -> "Told":
-        """Return the same, not confirmed, where the server may hold up to *held_bytes*."""
-        return replace(self, confirmed=False, doubt_bytes=max(0, held_bytes - self.memory_bytes))
+    def doubted(self, beside_bytes: int) -> "Told":
+        """Return the same, not confirmed, with what the server may hold in its stead."""
+        return replace(self, confirmed=False, beside_bytes=beside_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ class ObservedState:
             return spec.memory_bytes if spec is not None else 0
         if spec is not None and self.settled(name, spec):
             return spec.memory_bytes
-        return told.held_bytes
+        return told.held_bytes(moving=name in self.moving)
 
     def settled(self, name: ModelName, spec: ModelSpec) -> bool:
         """Whether the server confirmed exactly the revision that *spec* means, as far as was listed."""

@@ -215,7 +215,7 @@ class Pod:
     def _take_back(self, name: ModelName, good: Told | None, intent: Told, faults: list[AgentError]) -> None:
         self._restore(self._link.server, name, good, faults)
         if good is not None and not faults:
-            self._note(name, good.doubted(intent.held_bytes), faults)
+            self._note(name, good.doubted(intent.held_bytes()), faults)
 
     def _put_back(
         self,
@@ -229,10 +229,12 @@ class Pod:
 
         What the disk refuses is added to *faults*, and the rest is done all the same.
         """
-        name, held = action.name, max(action.spec.memory_bytes, action.replaces_bytes)
+        name, spec = action.name, action.spec
         gone = self._restore(server, name, good, faults)
         if not isinstance(error, TerminalError):
-            self._note(name, (good or _told(action, confirmed=False)).doubted(held), faults)
+            intent = _told(action, confirmed=False).doubted(action.replaces_bytes)
+            most = max(spec.memory_bytes, action.replaces_bytes)
+            self._note(name, intent if good is None else good.doubted(most), faults)
         elif gone or good is not None:
             self._note(name, good, faults)
 

@@ -95,6 +95,21 @@ async def test_a_model_that_kills_the_server_is_put_off_and_all_others_serve(tmp
         assert len(codes) == crashes, "what was put off is not tried again for a change elsewhere"
 
 
+async def test_whoever_was_loading_beside_a_model_that_kills_the_server_is_not_put_off_for_it(tmp_path):
+    """Four loads are in flight when the server goes down, and each looks as guilty as the other."""
+    flags = ["--crash", "poison", "--load-seconds", "0.3"]
+    async with started(tmp_path, dialect="triton", server_flags=flags) as rig, kept_up(rig.server):
+        rig.put("one", "one")
+        others = {f"q{number}": "one" for number in range(5)}  # poison is among the first four by name
+        rig.want(poison="one", **others)
+        status = await rig.agent.wait(
+            lambda status: status.done == set(others) and status.model("poison")["attempts"] >= 3, 60
+        )
+        assert (status.reason("poison"), rig.directories()) == ("ServerCrashed", set(others))
+        said = [line for line in rig.agent.said().splitlines() if "model failed" in line]
+        assert max(sum(f'"{name}"' in line for line in said) for name in others) <= 1
+
+
 async def test_an_update_that_kills_the_server_once_takes_nothing_from_the_others(tmp_path):
     async with started(tmp_path) as rig, kept_up(rig.server) as codes:
         rig.put("v1", "first")

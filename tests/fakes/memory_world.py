@@ -5,6 +5,7 @@ It keeps the promises of `World`, and checks on the way that nobody asks for wha
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from agent.core.actions import Action, Fetch, Load, Unload
@@ -17,8 +18,11 @@ from agent.core.reasons import Reason
 class MemoryWorld:
     """`content` maps a URI to the revision that storage holds; absent URIs are NotFound.
 
-    `previous` is what was confirmed before an open intent; a revision of `poison` takes the server down.
-    With `done_by_orphans` the server ends what it was asked although the agent that asked is gone.
+    `previous` is what was confirmed before an open intent; a revision of `poison` takes the server down,
+    and with it every load in flight. The load of a `late` one outlasts the patience of who asked: it goes
+    on as long again, and then the server holds it (`late_ends_well`) or not. With `done_by_orphans` the
+    server ends what it was asked although the agent that asked is gone. `ring` is called when the server
+    has changed by itself.
     """
 
     content: dict[str, Revision] = field(default_factory=dict)
@@ -40,6 +44,12 @@ class MemoryWorld:
     previous: dict[ModelName, Told] = field(default_factory=dict)
     poison: set[str] = field(default_factory=set)
     done_by_orphans: bool = False
+    late: set[str] = field(default_factory=set)
+    late_ends_well: bool = True
+    moving: dict[ModelName, int] = field(default_factory=dict)
+    unload_faults: dict[ModelName, AgentError] = field(default_factory=dict)
+    ring: Callable[[], None] = lambda: None
+    death: asyncio.Event = field(default_factory=asyncio.Event)
 
     def observe(self) -> ObservedState:
         return ObservedState(
@@ -48,11 +58,25 @@ class MemoryWorld:
             restorable=frozenset(self.told),
             loaded=frozenset(self.loaded),
             server_up=self.server_up,
+            moving=frozenset(self.moving),
         )
 
     def restart_server(self) -> None:
         self.loaded.clear()
+        self.moving.clear()
         self.restarts += 1
+        self.death.set()
+        self.death = asyncio.Event()
+
+    async def _lives(self, seconds: float) -> bool:
+        """Wait, and say whether the server lived through it."""
+        death = self.death
+        try:
+            async with asyncio.timeout(seconds):
+                await death.wait()
+        except TimeoutError:
+            return True
+        return False
 
     async def perform(self, action: Action) -> None:
         assert action.name not in self.running, "two actions for one model at once"
@@ -90,22 +114,38 @@ class MemoryWorld:
         good = before if before is None or before.confirmed else self.previous.get(name)
         bytes_ = action.spec.memory_bytes
         intent = Told(action.revision, action.uri, action.spec.framework, bytes_, confirmed=False)
-        self.told[name] = replace(intent, memory_bytes=max(bytes_, action.replaces_bytes))
+        intent = self.told[name] = intent.doubted(action.replaces_bytes)
+        doubted = intent if good is None else good.doubted(max(bytes_, action.replaces_bytes))
         try:
-            await asyncio.sleep(self.load_seconds)
+            lived = await self._lives(self.load_seconds)
         except asyncio.CancelledError:
             if self.done_by_orphans and action.revision not in self.bad_revisions | self.poison:
                 self.loaded[name] = (action.revision, bytes_)
             raise
-        if action.revision in self.poison:
-            self._remember(name, replace(good, confirmed=False) if good is not None else intent)
+        if lived and action.revision in self.poison:
             self.restart_server()
+            lived = False
+        if not lived:
+            self._remember(name, doubted)
             raise RetryableError(Reason.SERVER_CRASHED, "the server ended while it loaded these bytes")
+        if action.revision in self.late:
+            self._remember(name, doubted)
+            self.moving[name] = bytes_
+            asyncio.get_running_loop().call_later(self.load_seconds, self._end_late, self.death, action)
+            raise RetryableError(Reason.LOAD_TIMEOUT, "no answer in time")
         if action.revision in self.bad_revisions:
             self._remember(name, good)
             raise TerminalError(Reason.LOAD_REJECTED, "these bytes are no model")
-        self.told[name] = replace(intent, confirmed=True)
+        self.told[name] = replace(intent, confirmed=True, beside_bytes=0)
         self.loaded[name] = (action.revision, bytes_)
+
+    def _end_late(self, death: asyncio.Event, action: Load) -> None:
+        if death is not self.death:
+            return
+        del self.moving[action.name]
+        if self.late_ends_well and action.revision not in self.bad_revisions:
+            self.loaded[action.name] = (action.revision, action.spec.memory_bytes)
+        self.ring()
 
     def _remember(self, name: ModelName, told: Told | None) -> None:
         if told is None:
@@ -114,7 +154,10 @@ class MemoryWorld:
             self.told[name] = told
 
     async def _unload(self, action: Unload) -> None:
-        await asyncio.sleep(self.load_seconds)
+        if not await self._lives(self.load_seconds):
+            raise RetryableError(Reason.SERVER_UNAVAILABLE, "the server ended while it unloaded")
+        if action.name in self.unload_faults:
+            raise self.unload_faults[action.name]
         self.loaded.pop(action.name, None)
         if not action.aside:
             self.told.pop(action.name, None)
@@ -123,4 +166,5 @@ class MemoryWorld:
         """Law 5: resident, releasing and the peak of what is loading never pass the budget."""
         held = sum(bytes_ for _, bytes_ in self.loaded.values())
         coming = sum(act.spec.memory_bytes for act in self.running.values() if isinstance(act, Load))
-        assert self.budget_bytes is None or held + coming <= self.budget_bytes
+        going_on = sum(self.moving.values())
+        assert self.budget_bytes is None or held + coming + going_on <= self.budget_bytes

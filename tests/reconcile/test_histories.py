@@ -5,6 +5,7 @@ and says what must then be there.
 """
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 
 import looptime
@@ -15,8 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from agent.aio.wakeup import Wakeup
 from agent.core.actions import Load, Unload
-from agent.core.errors import RetryableError
-from agent.core.model import DesiredState, ModelName, ModelSpec, ObservedState, Revision
+from agent.core.errors import RetryableError, TerminalError
+from agent.core.model import DesiredState, ModelName, ModelSpec, Revision
 from agent.core.plan import Rules
 from agent.core.reasons import Reason
 from agent.core.status import Phase
@@ -46,38 +47,77 @@ class JudgedWorld(MemoryWorld):
     wanted: dict[ModelName, ModelSpec]
     step_aside = False
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.steps = Counter()
+        self.suspects = set()  # (name, revision) that took the server down, or were in flight when it went
+        self.on_loss = lambda: None
+
+    def restart_server(self):
+        super().restart_server()
+        self.on_loss()
+
     async def perform(self, action):
+        self.steps[type(action).__name__] += 1
         if isinstance(action, Unload):
             assert action.aside or action.name not in self.wanted, "law 2: what is wanted was unloaded"
             assert self.step_aside or not action.aside, "nobody allowed a model to step aside"
         elif isinstance(action, Load):
             assert self.server_up, "law 4: a load was asked of a server that does not answer"
-        await super().perform(action)
+            self._check_suspects(action)
+        try:
+            await super().perform(action)
+        except RetryableError as error:
+            if error.reason is Reason.SERVER_CRASHED:
+                self.suspects.add((action.name, action.revision))
+            raise
+        if isinstance(action, Load):
+            self.suspects.discard((action.name, action.revision))
+
+    def _check_suspects(self, load):
+        others = [action for action in self.running.values() if isinstance(action, Load)]
+        risky = {(action.name, action.revision) for action in (load, *others)} & self.suspects
+        assert not risky or not others, "law 6: a suspect is loaded beside another model"
+        good = self.told.get(load.name)
+        if good is not None and not good.confirmed and good.revision != load.revision:
+            safe = (load.name, good.revision) not in self.suspects and self.budget_bytes is None
+            lost = load.name not in self.loaded
+            suspect = (load.name, load.revision) in self.suspects
+            assert not (safe and lost and suspect), "law 2: a suspect is tried before what served is back"
 
     def _check_budget(self):
-        if self.budget_bytes is None:
-            return
-        seen: ObservedState = self.observe()
+        """Sum up what the server really holds: not what the planner makes of what was told."""
         loads = [action for action in self.running.values() if isinstance(action, Load)]
+        if self.budget_bytes is None or not loads[-1].spec.memory_bytes:
+            return
+        held = sum(self._weight(name) for name in self.loaded) + sum(self.moving.values())
         coming = sum(action.spec.memory_bytes for action in loads)
-        held = sum(
-            seen.held_bytes(name, self.wanted.get(name))
-            for name in self.loaded
-            if name not in {action.name for action in loads}
-        ) + sum(action.replaces_bytes for action in loads if action.name in self.loaded)
-        newest = loads[-1].spec.memory_bytes
-        assert newest == 0 or held + coming <= self.budget_bytes, "law 5: beyond the budget"
+        assert held + coming <= self.budget_bytes, "law 5: beyond the budget"
+
+    def _weight(self, name):
+        """What was declared when it was loaded; a model that is up to date may have been declared anew."""
+        revision, loaded_with = self.loaded[name]
+        spec, told = self.wanted.get(name), self.told.get(name)
+        if told is None:  # the agent lost its memory: it can count only what is declared
+            return spec.memory_bytes if spec is not None else 0
+        stored = self.stored.get(spec.storage_uri) if spec is not None else None
+        current = stored is not None and told.confirmed and told.revision == revision == stored.revision
+        return spec.memory_bytes if current else loaded_with
 
 
 class Histories(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.loop = looptime.new_event_loop(start=1000.0)
-        self.world = JudgedWorld({uri: Revision(f"{uri[-1]}-0") for uri in URIS}, server_slots=2)
+        self.world = JudgedWorld({uri: Revision(f"{uri[-1]}-0") for uri in URIS}, server_slots=3)
         self.world.wanted = {}
+        self.world.on_loss = self.lose_all
         self.made = 0
         self.kept = set()  # the reference: who serves, and has been wanted and on a living server since
         self.task = None
+
+    def lose_all(self):
+        self.kept.clear()
 
     # The agent.
 
@@ -89,6 +129,7 @@ class Histories(RuleBasedStateMachine):
         self.agent = Reconciler(
             world, self.board, rules, Limits(downloads=2, resync_seconds=300), clock, Wakeup()
         )
+        world.ring, world.suspects = self.agent.wakeup.ring, set()
         self.agent.want(DesiredState(dict(world.wanted)))
         self.task = self.loop.create_task(self.agent.run())
         self.run(TICK)
@@ -123,6 +164,7 @@ class Histories(RuleBasedStateMachine):
     @rule(document=DOCUMENTS)
     def edit(self, document):
         self.world.wanted = document
+        self.world.suspects.clear()  # a revision that was not meant for a while starts afresh
         self.kept &= document.keys()
         self.agent.want(DesiredState(dict(document)))
         self.run(TICK)
@@ -134,6 +176,7 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def resync(self):
         self.agent.resync()
+        self.world.suspects.clear()
         self.run(TICK)
 
     @rule(budget=BUDGETS, step_aside=st.booleans())
@@ -146,18 +189,20 @@ class Histories(RuleBasedStateMachine):
 
     # What storage, server, agent and time do.
 
-    @rule(uri=st.sampled_from(URIS), bad=st.booleans(), poison=st.booleans())
-    def new_bytes(self, uri, bad, poison):
+    @rule(
+        uri=st.sampled_from(URIS), kind=st.sampled_from(["good", "bad", "poison", "late"]), well=st.booleans()
+    )
+    def new_bytes(self, uri, kind, well):
         self.made += 1
         revision = self.world.content[uri] = Revision(f"{uri[-1]}-{self.made}")
-        if bad:
-            self.world.bad_revisions.add(revision)
-        elif poison:
-            self.world.poison.add(revision)
+        kinds = {"bad": self.world.bad_revisions, "poison": self.world.poison, "late": self.world.late}
+        kinds.get(kind, set()).add(revision)
+        self.world.late_ends_well = well
 
     @rule(uri=st.sampled_from(URIS), there=st.booleans())
     def storage_fails(self, uri, there):
-        self.world.fetch_faults[uri] = RetryableError(Reason.STORAGE_UNAVAILABLE, "503")
+        gone = TerminalError(Reason.NOT_FOUND, "404")
+        self.world.fetch_faults[uri] = RetryableError(Reason.STORAGE_UNAVAILABLE, "503") if there else gone
 
     @rule(uri=st.sampled_from(URIS))
     def storage_recovers(self, uri):
@@ -171,13 +216,12 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def server_restarts(self):
         self.world.restart_server()
-        self.kept.clear()
         self.run(TICK)
 
     @rule(name=NAMES)
     def server_forgets(self, name):
         if self.world.loaded.pop(name, None) is not None:
-            self.world.restarts += 1
+            self.world.restarts += not self.world.loaded
             self.kept.discard(name)
         self.run(TICK)
 
@@ -208,8 +252,9 @@ class Histories(RuleBasedStateMachine):
         """All faults end: what is wanted is then served, as far as bytes and room allow (laws 3 and 6)."""
         world = self.world
         world.fetch_faults.clear()
+        world.late.clear()
         world.server_up = True
-        self.agent.resync()
+        self.resync()
         self.run(4500)
         free = None if world.budget_bytes is None else world.budget_bytes - self.held()
         left_out = []
@@ -233,19 +278,24 @@ class Histories(RuleBasedStateMachine):
         return name in self.world.wanted and self.world.observe().settled(name, self.world.wanted[name])
 
     def held(self):
-        seen = self.world.observe()
-        return sum(seen.held_bytes(name, self.world.wanted.get(name)) for name in self.world.loaded)
+        """What serves, and the room that its next revision is to have unless it was refused."""
+        world, refused = self.world, self.world.bad_revisions | self.world.poison
+        next_ones = {
+            name: spec.memory_bytes
+            for name, spec in world.wanted.items()
+            if world.content[spec.storage_uri] not in refused
+        }
+        return sum(max(world._weight(name), next_ones.get(name, 0)) for name in world.loaded)
 
     @invariant()
     def what_serves_stays(self):
         if self.task is None:
             return
-        if self.world.poison & {told.revision for told in self.world.told.values()} or self.world.poison:
-            self.kept.clear()  # the server may have gone down with a poisoned load
         if not self.world.step_aside:
             lost = self.kept - self.world.loaded.keys()
             assert not lost, f"law 2: {lost} served and were wanted all the time"
-        self.kept = set(self.world.loaded) & self.world.wanted.keys() & self.world.told.keys()
+        leaving = {name for name, action in self.world.running.items() if isinstance(action, Unload)}
+        self.kept = (set(self.world.loaded) & self.world.wanted.keys() & self.world.told.keys()) - leaving
 
     @invariant()
     def the_board_tells_the_truth(self):
@@ -264,7 +314,7 @@ class Histories(RuleBasedStateMachine):
 
 
 Histories.TestCase.settings = settings(
-    max_examples=25,
+    max_examples=60,
     stateful_step_count=20,
     deadline=None,
     derandomize=True,

@@ -167,7 +167,7 @@ async def test_what_was_published_and_never_confirmed_is_taken_back_at_the_next_
     await pod.take_back_open_intents()
     assert standing(store) == before
     assert not store.told()[A].confirmed, "it is loaded again"
-    assert store.told()[A].held_bytes == 8
+    assert store.told()[A].held_bytes() == 8
 
 
 async def test_at_the_start_what_was_told_is_read_once_however_many_models_there_are(tmp_path, server):
@@ -229,6 +229,8 @@ async def test_after_an_update_of_unknown_outcome_the_larger_of_both_revisions_c
     server.fault = RetryableError(Reason.LOAD_TIMEOUT, "late")
     with pytest.raises(RetryableError):
         await pod.perform(a_load(store, b"two", memory=8, replaces=1))
+    assert pod.observe().held_bytes(A, None) == 9, "both, while it may go on"
+    await pod._link._read()
     seen = pod.observe()
     assert (seen.held_bytes(A, None), seen.told[A].memory_bytes) == (8, 1)
 
