@@ -210,12 +210,12 @@ class Fetcher:
             # of what no digest is known the bytes are read again, those of an archive fetched again
         self._store.expect(uri, [blob_id(obj.identity) for obj in listing.objects if obj.pinned])
         work = _Work()
-        remembered = self._remembered(uri)
+        remembered, proof = self._remembered(uri)
         for obj in listing.objects:
             blob = blob_id(obj.identity)
             if obj.pinned and self._store.holds(blob, obj.size):
                 size = self._store.blob_path(blob).stat().st_size if obj.size is None else obj.size
-                work.landed[obj.path] = _held(obj, blob, size, remembered.get(blob))
+                work.landed[obj.path] = _held(obj, blob, size, remembered.get(blob), proof)
             else:
                 work.missing.append(obj)
         return work
@@ -230,11 +230,14 @@ class Fetcher:
             return self._store.touch(manifest.uri, manifest.revision, manifest.resolved_at)
         return self._store.commit(manifest)
 
-    def _remembered(self, uri: str) -> dict[BlobId, str | None]:
-        """Return the checksums that the last revision of this URI recorded."""
+    def _remembered(self, uri: str) -> tuple[dict[BlobId, str | None], str]:
+        """Return the checksums that the last revision of this URI recorded, and what proved all of them."""
         last = self._store.revisions().get(uri)
         manifest = self._store.manifest(uri, last.revision) if last is not None else None
-        return {entry.blob: entry.checksum for entry in manifest.entries} if manifest is not None else {}
+        if manifest is None:
+            return {}, "seen-first"
+        proof = manifest.proof if manifest.proof in PROOFS[:2] else "seen-first"
+        return {entry.blob: entry.checksum for entry in manifest.entries}, proof
 
     async def _move(self, provider: StorageProvider, work: _Work, progress: Progress) -> None:
         claim = self._claims.of({_partial_blob(obj): obj.size or 0 for obj in work.missing})
@@ -345,11 +348,12 @@ def judge(obj: RemoteObject, moved: Moved) -> tuple[str | None, str]:
     return None, proof
 
 
-def _held(obj: RemoteObject, blob: BlobId, size: int, recorded: str | None) -> _Landed:
+def _held(obj: RemoteObject, blob: BlobId, size: int, recorded: str | None, proof: str) -> _Landed:
     """Describe an object whose blob is there: it was verified when it was adopted."""
     told = strongest(obj.checksums)
     entry = Entry(obj.path, size, blob, told or recorded)
-    return _Landed(entry, obj.size, obj.identity, "provider" if told else "seen-first")
+    proved = "provider" if told else proof if recorded else "seen-first"
+    return _Landed(entry, obj.size, obj.identity, proved)
 
 
 def _partial_blob(obj: RemoteObject) -> BlobId:

@@ -7,7 +7,7 @@ the store holds its lock around every change; the two `snapshot`s copy a dict, w
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from agent.artifacts.manifest import BlobId, BlobStat, Stored
+from agent.artifacts.manifest import BlobId, BlobStat, Stored, integrity
 from agent.core.model import Revision, StoredRevision
 
 RevisionKey = tuple[str, Revision]
@@ -37,7 +37,13 @@ def stored_revision(stored: Stored, resolved_at: float) -> StoredRevision:
     manifest = stored.manifest
     size = sum(entry.size for entry in manifest.entries)
     return StoredRevision(
-        manifest.uri, manifest.revision, size, resolved_at, manifest.sha256, manifest.checked
+        manifest.uri,
+        manifest.revision,
+        size,
+        resolved_at,
+        manifest.sha256,
+        manifest.checked,
+        integrity(manifest.proof, (entry.checksum for entry in manifest.entries)),
     )
 
 

@@ -6,11 +6,11 @@ unknown version, a torn write or a flipped bit reads as "no manifest", never as 
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NewType, TypeVar
 
-from agent.core.model import Revision
+from agent.core.model import Integrity, Revision
 
 BlobId = NewType("BlobId", str)
 """Names the bytes of one object: 40 lower-case hex digits."""
@@ -93,6 +93,7 @@ class Summary:
     stats: Mapping[BlobId, BlobStat]
     sha256: str | None = None
     checked: frozenset[str] = frozenset()
+    integrity: Integrity | None = None
 
 
 def manifest_file(uri: str, revision: Revision) -> str:
@@ -144,7 +145,13 @@ def _summary(body: Any) -> Summary:
     stats = {each[2]: BlobStat(each[1], each[3]) for each in entries if each[5] is None}
     size = sum(each[1] for each in entries)
     checked = frozenset(body.get("checked", ()))
-    return Summary(body["uri"], body["revision"], size, stats, body.get("sha256"), checked)
+    proved = integrity(body["proof"], (each[4] for each in entries))
+    return Summary(body["uri"], body["revision"], size, stats, body.get("sha256"), checked, proved)
+
+
+def integrity(proof: str, checksums: Iterable[str | None]) -> Integrity:
+    """Return what is told of a revision's proof; *checksums* as in `Entry`."""
+    return Integrity(proof, tuple(sorted({each.partition(":")[0] for each in checksums if each})))
 
 
 def _digest(text: bytes) -> bytes:

@@ -142,7 +142,13 @@ class Scan:
             if blob not in self.index.blobs:
                 self.index.blobs[blob] = BlobRecord(stat, self.now, synced=True)
         short = StoredRevision(
-            summary.uri, summary.revision, summary.size_bytes, resolved_at, summary.sha256, summary.checked
+            summary.uri,
+            summary.revision,
+            summary.size_bytes,
+            resolved_at,
+            summary.sha256,
+            summary.checked,
+            summary.integrity,
         )
         self.index.add(RevisionRecord(short, tuple(summary.stats), resolved_at))
 

@@ -1,7 +1,7 @@
 """The nouns: what is wanted, what was told, what is there. Bytes are plain `int`, times are Unix seconds."""
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NewType
 
 from agent.core.declaration import Declaration
@@ -63,6 +63,22 @@ class DesiredState:
 
 
 @dataclass(frozen=True, slots=True)
+class Integrity:
+    """What speaks for the bytes of a revision: the weakest proof of its files, and their kinds of checksum.
+
+    `proof` is "signed", "declared", "provider", or "seen-first": then nobody but us has named a digest.
+    """
+
+    proof: str
+    checksums: tuple[str, ...] = ()
+
+    @property
+    def verified(self) -> bool:
+        """Whether somebody else's word was compared with the bytes."""
+        return self.proof != "seen-first"
+
+
+@dataclass(frozen=True, slots=True)
 class StoredRevision:
     """A complete, verified revision on disk: its manifest exists, and every blob of it.
 
@@ -76,6 +92,7 @@ class StoredRevision:
     resolved_at: float
     sha256: str | None = None
     checked: frozenset[str] = frozenset()
+    integrity: Integrity | None = field(default=None, compare=False)
 
     def fits(self, spec: ModelSpec) -> bool:
         """Whether these are bytes that *spec* declares, or it declares none."""

@@ -11,7 +11,7 @@ from agent.core import words
 from agent.core.actions import Action, Fetch, Load, Unload
 from agent.core.budget import Shortage
 from agent.core.conditions import Condition, ConditionType, carried_over
-from agent.core.model import ModelName, ModelSpec, ObservedState, Revision
+from agent.core.model import Integrity, ModelName, ModelSpec, ObservedState, Revision
 from agent.core.plan import Verdict
 from agent.core.reasons import Reason
 from agent.core.retry import Hold
@@ -46,7 +46,7 @@ class ModelStatus:
 
     `revision` is the wanted one, `served_revision` the one the server confirmed; None where not known.
     `next_retry` is monotonic seconds; `attempts` counts the tries that failed in a row. `held_bytes` is what
-    the budget counts for this name now, `shortage` the sum that it waits for.
+    the budget counts for this name now, `shortage` the sum that it waits for. `integrity` is of `revision`.
     """
 
     name: ModelName
@@ -62,6 +62,7 @@ class ModelStatus:
     conditions: tuple[Condition, ...]
     held_bytes: int = 0
     shortage: Shortage | None = None
+    integrity: Integrity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,7 @@ def model_status(
         conditions=carried_over(fresh, before.conditions if before is not None else (), now),
         held_bytes=_held_bytes(facts, observed),
         shortage=verdict.shortage if verdict is not None and facts.running is None else None,
+        integrity=stored.integrity if stored is not None else None,
     )
 
 

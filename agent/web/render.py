@@ -14,7 +14,7 @@ from agent.core.conditions import Condition
 from agent.core.explain import Answer, MemorySum, Refusal, explain, explain_refused
 from agent.core.explanations import EXPLANATIONS
 from agent.core.history import History, Transition
-from agent.core.model import ModelName, ModelSpec
+from agent.core.model import Integrity, ModelName, ModelSpec
 from agent.core.reasons import Explanation, Reason
 from agent.core.status import ModelStatus, Phase, ProgressReading
 from agent.telemetry.board import Board, ConfigWord
@@ -135,6 +135,7 @@ class Renderer:
             "spec": _spec(status.spec),
             "revision": status.revision,
             "servedRevision": status.served_revision,
+            "integrity": _integrity(status.integrity),
             "heldBytes": status.held_bytes,
             "progress": _progress(reading),
             "attempts": status.attempts,
@@ -199,6 +200,16 @@ def _spec(spec: ModelSpec | None) -> dict[str, Any] | None:
         "memory": spec.memory,
         "sha256": spec.sha256,
         "signature": spec.signature,
+    }
+
+
+def _integrity(integrity: Integrity | None) -> dict[str, Any] | None:
+    if integrity is None:
+        return None
+    return {
+        "proof": integrity.proof,
+        "verified": integrity.verified,
+        "checksums": list(integrity.checksums),
     }
 
 

@@ -16,6 +16,7 @@ from agent.artifacts.fetch import Fetcher
 from agent.artifacts.progress import Progress
 from agent.artifacts.store import Store
 from agent.core.errors import RetryableError, TerminalError
+from agent.core.model import Integrity
 from agent.core.reasons import Reason
 from tests.artifacts.engine_orders import LARGE
 from tests.fakes.faulty_origin import Fault, FaultyOrigin
@@ -222,6 +223,23 @@ async def test_a_checksum_in_the_answer_counts_as_one_of_the_listing(fetcher, or
     stored = await fetch(fetcher, f"{origin.url}/m/")
     assert files(store, stored) == {"a": CONTENT}
     assert store.manifest(stored.uri, stored.revision).proof == "provider"
+
+
+async def test_what_storage_proved_before_stays_proved_when_another_file_is_added(fetcher, origin, store):
+    origin.answer_headers = lambda path: {
+        "X-Checksum-crc32c": f"{google_crc32c.value(origin.objects[path]):08x}"
+    }
+    origin.put("/m/a", CONTENT)
+    first = await fetch(fetcher, f"{origin.url}/m/")
+    origin.put("/m/b", b"more")
+    second = await fetch(fetcher, f"{origin.url}/m/", relist=True)
+    assert len(origin.requests("/m/a")) == 1
+    for stored in (first, second, store.revisions()[first.uri]):
+        assert stored.integrity == Integrity("provider", ("crc32c",))
+    origin.answer_headers = lambda _: {}
+    origin.put("/m/c", b"nobody vouches for this")
+    third = await fetch(fetcher, f"{origin.url}/m/", relist=True)
+    assert not third.integrity.verified
 
 
 async def test_another_version_during_the_read_lists_again_and_takes_the_new_one(fetcher, origin, store):

@@ -1,8 +1,12 @@
 """What is kept of a model's rendering is kept only while it is true."""
 
 import json
+from dataclasses import replace
+
+import pytest
 
 from agent.aio.unixtime import UnixTime
+from agent.core.model import Integrity
 from agent.web.render import Renderer
 from tests.web.boards import board_with, failed
 
@@ -17,3 +21,17 @@ def test_a_next_try_is_told_by_the_clock_as_it_is_set_now():
     assert first == again
     times = [json.loads(raw)["models"][0]["nextRetryTime"] for raw in (first, stepped)]
     assert times == ["2001-09-09T02:03:20.000Z", "2001-09-09T03:03:20.000Z"]
+
+
+@pytest.mark.parametrize(
+    ("integrity", "told"),
+    [
+        (None, None),
+        (Integrity("seen-first", ("crc32c",)), {"proof": "seen-first", "verified": False, "checksums": ["crc32c"]}),
+        (Integrity("provider", ("md5",)), {"proof": "provider", "verified": True, "checksums": ["md5"]}),
+    ],
+)  # fmt: skip
+def test_a_model_says_what_speaks_for_its_bytes(integrity, told):
+    board = board_with(replace(failed("m"), integrity=integrity))
+    renderer = Renderer(board, UnixTime(lambda: 0.0, lambda: 1_000.0))
+    assert json.loads(renderer.document(["m"]))["models"][0]["integrity"] == told
