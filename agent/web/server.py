@@ -64,7 +64,7 @@ class StatusSite:
         limit, wanted = _limit(request), asked(request)
         extra: dict[str, object] = {}
         if wanted is not None:
-            extra["waited"] = await self._waiting.wait(*wanted, lambda: _is_there(request))
+            extra["waited"] = await self._waiting.wait(*wanted, lambda: is_there(request))
         after = request.query.get("continue", "")
         return await self._tagged.answer(
             request, lambda: self._tag(extra), lambda: self._document(limit, after, extra)
@@ -127,7 +127,7 @@ class StatusSite:
         return _json(resources.files("agent.web").joinpath("openapi.json").read_bytes())
 
 
-def _is_there(request: web.Request) -> bool:
+def is_there(request: web.Request) -> bool:
     """Tell whether who asked still holds the line."""
     return request.transport is not None and not request.transport.is_closing()
 
