@@ -122,12 +122,12 @@ def _answer(answer: Mapping[str, Any], now: float) -> Table:
 
     row("why", answer["summary"])
     row("since", answer["since"] and f"{ago(answer['since'], now)} ({answer['since']})")
-    row("meaning", answer["meaning"])
-    row("usual cause", answer["cause"])
-    row("waits for", answer["waitsFor"])
+    row("what to do", answer["remedy"])
     row("next", answer["nextStep"])
     row("next try", answer["nextTime"] and f"{ago(answer['nextTime'], now)} ({answer['nextTime']})")
-    row("what to do", answer["remedy"])
+    row("waits for", answer["waitsFor"])
+    row("meaning", answer["meaning"])
+    row("usual cause", answer["cause"])
     _refusal_rows(answer, row)
     for index, each in enumerate(answer["attempts"]):
         row("" if index else "last tries", f"{ago(each['time'], now)}: {detail({**each, 'progress': None})}")
@@ -143,12 +143,14 @@ def _answer(answer: Mapping[str, Any], now: float) -> Table:
 
 
 def _refusal_rows(answer: Mapping[str, Any], row: Callable[[str, str | None], None]) -> None:
-    """Add what is refused of models.json, unless the answer is all about that."""
+    """Add what is refused of models.json; in short where the answer is about that anyway."""
     refusal = answer.get("refusal")
     if refusal is not None:
         what = "models.json" if refusal["whole"] else "its entry"
-        row("refused", f"{what}: {refusal['reason']}: {refusal['message']}")
-        if refusal["remedy"] != answer["remedy"]:
+        if refusal["remedy"] == answer["remedy"]:
+            row("refused", f"{what}: {refusal['reason']}")
+        else:
+            row("refused", f"{what}: {refusal['reason']}: {refusal['message']}")
             row("", f"{refusal['cause']} {refusal['remedy']}")
 
 

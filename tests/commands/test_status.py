@@ -165,7 +165,8 @@ async def test_a_rejected_model_is_explained_and_one(there):
         code, out, _ = await status("--url", url, "a")
     said = " ".join(out.split())
     assert code == 1
-    assert "InvalidMemory: entry [0]: memory '4 gigs' is no quantity" in said
+    assert "Entry [0]: memory '4 gigs' is no quantity" in said
+    assert "refused its entry: InvalidMemory" in said
     assert "Write memory as Kubernetes does" in said
     assert ("serves" if there else "Nothing serves") in said
 

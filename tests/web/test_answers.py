@@ -161,8 +161,8 @@ async def test_who_hangs_up_is_noticed(client):
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
     with pytest.raises(TimeoutError):
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
         await client.get(url, timeout=aiohttp.ClientTimeout(total=0.2))
     assert waiting.count == 1
     board.say(config=replace(board.config, digest="other"))  # have it look at once
