@@ -27,10 +27,10 @@ def test_a_next_try_is_told_by_the_clock_as_it_is_set_now():
     ("integrity", "told"),
     [
         (None, None),
-        (Integrity("seen-first", ("crc32c",)), {"proof": "seen-first", "verified": False, "checksums": ["crc32c"]}),
+        (Integrity("seen-first", ("md5",)), {"proof": "seen-first", "verified": False, "checksums": ["md5"]}),
         (Integrity("provider", ("md5",)), {"proof": "provider", "verified": True, "checksums": ["md5"]}),
     ],
-)  # fmt: skip
+)
 def test_a_model_says_what_speaks_for_its_bytes(integrity, told):
     board = board_with(replace(failed("m"), integrity=integrity))
     renderer = Renderer(board, UnixTime(lambda: 0.0, lambda: 1_000.0))
