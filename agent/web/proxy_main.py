@@ -8,13 +8,14 @@ import argparse
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from agent.core.probe import read_probes
 from agent.telemetry.logs import configure
-from agent.web.proxy import Proxy
+from agent.web.proxy import FOR_PROBES, MOST_CLIENTS, Proxy
 from agent.web.proxy_health import Health
 
 log = logging.getLogger("agent.proxy")
@@ -41,6 +42,17 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     return 0
 
 
+def descriptors() -> int:
+    """How many descriptors this process may have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if soft != resource.RLIM_INFINITY else 1 << 20
+
+
+def affordable(count: int) -> int:
+    """How many clients may be connected with so many descriptors: two each, and some for all the rest."""
+    return max(min(MOST_CLIENTS, (count - 64) // 2 - FOR_PROBES), 1)
+
+
 async def _serve(given: argparse.Namespace, probe: str | None) -> None:
     reading = read_probes(probe, component_port=given.component_port, own_port=given.port)
     health = Health(reading.probes)
@@ -49,7 +61,9 @@ async def _serve(given: argparse.Namespace, probe: str | None) -> None:
     async def ready() -> bool:
         return tried.is_set() and await health.ready()
 
-    proxy = Proxy(given.component_port, ready, quiet_seconds=given.quiet)
+    proxy = Proxy(
+        given.component_port, ready, quiet_seconds=given.quiet, most_clients=affordable(descriptors())
+    )
     loop = asyncio.get_running_loop()
     loop.add_reader(0, lambda: _told(os.read(0, 64), tried.set, proxy.stop))
     for number in (signal.SIGTERM, signal.SIGINT):

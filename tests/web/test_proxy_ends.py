@@ -10,6 +10,7 @@ from aiohttp import web
 from agent.web import proxy as proxies
 from agent.web.proxy_client import LEAVING
 from agent.web.proxy_heads import PREFACE
+from agent.web.proxy_main import affordable
 from tests.web.relays import before, before_raw, closed
 
 BIG = 8 << 20
@@ -154,3 +155,10 @@ async def test_an_upgrade_that_nobody_asked_for_is_a_bad_gateway():
 
     async with before_raw(talk) as (relay, _):
         assert (await relay.ask(b"GET / HTTP/1.1", b"Host: h")).startswith(b"HTTP/1.1 502 ")
+
+
+@pytest.mark.parametrize("count", [10, 256, 1024, 1 << 20])
+def test_there_are_never_more_clients_than_descriptors_for_them(count):
+    clients = affordable(count)
+    assert 1 <= clients <= proxies.MOST_CLIENTS
+    assert 2 * (clients + proxies.FOR_PROBES) + 64 <= max(count, 2 + 2 * proxies.FOR_PROBES + 64)
