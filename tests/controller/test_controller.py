@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from agent.core.validation import faults
 from tests.core.trainedmodels import trained_model
 from tests.fakes.cluster import Cluster, deployment, inference_service, pod, service
@@ -64,6 +66,7 @@ async def test_nothing_is_written_once_all_is_as_it_should_be(cluster):
     assert len(cluster.server.writes) == writes
 
 
+@pytest.mark.scripted
 async def test_a_change_costs_at_most_three_writes(cluster):
     for name in "abcd":
         cluster.server.put(trained_model(name))
@@ -108,6 +111,7 @@ async def test_the_same_event_again_is_counted_and_not_repeated(cluster):
         await cluster.until(lambda: sorted(e["count"] for e in cluster.server.objects("Event")) == [2, 2])
 
 
+@pytest.mark.scripted
 async def test_an_event_that_could_not_be_stored_is_sent_again(cluster):
     cluster.agents["pod-b"].failing["m"] = ("LoadRejected", "bad pickle")
     cluster.server.put(trained_model("m"))
@@ -120,6 +124,7 @@ async def test_an_event_that_could_not_be_stored_is_sent_again(cluster):
     assert [e["count"] for e in cluster.server.objects("Event")] == [1]
 
 
+@pytest.mark.scripted
 async def test_memory_is_admitted_oldest_first_and_the_rest_is_told_and_let_in_when_there_is_room(cluster):
     for number, name in enumerate(["c", "b", "a"]):
         cluster.server.put(
@@ -155,7 +160,6 @@ async def test_the_empty_config_map_that_kserve_creates_is_taken_over(cluster):
         "metadata": {"name": "modelconfig-p-0", "namespace": "default", "labels": {"mine": "x"}},
         "data": {"models.json": "[]"},
     }
-    cluster.server.put(made)
     cluster.server.put(made, manager="manager")
     cluster.server.put(trained_model("m"))
     async with cluster.controller():
@@ -171,7 +175,6 @@ async def test_a_list_that_kserves_controller_writes_is_left_alone_and_said(clus
         "metadata": {"name": "modelconfig-p-0", "namespace": "default"},
         "data": {"models.json": theirs},
     }
-    cluster.server.put(made)
     cluster.server.put(made, manager="manager")
     cluster.server.put(trained_model("m"))
     async with cluster.controller() as controller:
@@ -180,11 +183,11 @@ async def test_a_list_that_kserves_controller_writes_is_left_alone_and_said(clus
     assert cluster.server.get("ConfigMap", "modelconfig-p-0")["data"]["models.json"] == theirs
 
 
+@pytest.mark.scripted
 async def test_with_take_over_the_list_is_ours_and_a_controller_that_goes_on_writing_is_told(cluster):
     theirs = json.dumps([{"modelName": "old", "modelSpec": {"storageUri": "s3://b/m"}}])
     metadata = {"name": "modelconfig-p-0", "namespace": "default"}
     made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"models.json": theirs}}
-    cluster.server.put(made)
     cluster.server.put(made, manager="manager")
     cluster.server.put(trained_model("m"))
     async with cluster.controller() as controller:
@@ -213,6 +216,7 @@ async def test_a_parent_that_is_missing_or_not_multi_model_is_said_and_nothing_i
     assert {obj["metadata"]["name"] for obj in cluster.server.objects("TrainedModel")} == {"orphan", "wrong"}
 
 
+@pytest.mark.scripted
 async def test_a_spec_that_became_bad_takes_nothing_away(cluster):
     cluster.server.put(trained_model("m"))
     async with cluster.controller() as controller:
@@ -226,6 +230,7 @@ async def test_a_spec_that_became_bad_takes_nothing_away(cluster):
         assert cluster.agents["pod-a"].document() == before
 
 
+@pytest.mark.scripted
 async def test_a_bad_object_does_not_keep_the_others_back(cluster):
     cluster.server.put(trained_model("bad", memory={"odd": 1}))
     cluster.server.put({**trained_model("worse"), "spec": {"inferenceService": "p"}})
@@ -325,6 +330,7 @@ async def test_transformers_and_explainers_have_no_agent_and_are_no_replicas(clu
     assert cluster.server.get("TrainedModel", "m")["status"]["loaded"] == "2/2"
 
 
+@pytest.mark.scripted
 async def test_status_only_says_loaded_and_writes_nothing_else(cluster):
     theirs = {"conditions": [{"type": "Ready", "status": "True"}], "url": "http://theirs"}
     cluster.server.put({**trained_model("m"), "status": theirs})

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from agent.kube.endpoint import Endpoint, TokenSource
 from tests.fakes.fields import leaves, merge, overlay, own, remove
 
 KINDS = {
@@ -55,6 +56,7 @@ class ApiServer:
     def __init__(self, *absent, bookmark_seconds=0.2, prune=None):
         self.collections = {key: Collection() for key, kind in KINDS.items() if kind not in absent}
         self.calls = []
+        self.clients = []
         self.writes = []
         self.prune = prune
         self.stalled = False
@@ -82,6 +84,9 @@ class ApiServer:
     async def __aexit__(self, *_):
         await self._runner.cleanup()
 
+    def endpoint(self):
+        return Endpoint(self.url, None, "default", TokenSource())
+
     # what tests do
 
     def objects(self, kind):
@@ -105,7 +110,7 @@ class ApiServer:
             new["metadata"].pop("resourceVersion", None)
             if "status" in stored:
                 new.setdefault("status", stored["status"])
-            own(new, manager, "Update", None, time)
+        own(new, manager, "Update", None, time)
         return self._store(key, new, stored)
 
     def delete(self, kind, name, namespace="default"):

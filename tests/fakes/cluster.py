@@ -14,7 +14,6 @@ from aiohttp import web
 
 from agent.controller.loop import Controller, ControllerSettings
 from agent.kube.client import ApiClient
-from agent.kube.endpoint import Endpoint, TokenSource
 from tests.fakes.apiserver import ApiServer
 
 QUICK = ControllerSettings(unsettled_seconds=0.03, settled_seconds=0.1, rest_seconds=0.01, ask_seconds=0.5)
@@ -71,8 +70,8 @@ class Agent:
 class Cluster:
     """Use as an async context manager."""
 
-    def __init__(self, *absent, settings=QUICK, prune=None):
-        self.server = ApiServer(*absent, prune=prune)
+    def __init__(self, *absent, settings=QUICK, prune=None, server=None):
+        self.server = server or ApiServer(*absent, prune=prune)
         self.settings = settings
         self.leading = Leading()
         self.agents = {}
@@ -90,7 +89,9 @@ class Cluster:
         await self._stack.aclose()
 
     def client(self):
-        return ApiClient(Endpoint(self.server.url, None, "default", TokenSource()), self.session)
+        client = ApiClient(self.server.endpoint(), self.session)
+        self.server.clients.append(client)
+        return client
 
     @contextlib.asynccontextmanager
     async def controller(self, **changes):
@@ -163,7 +164,7 @@ def pod(name, parent="p", shard=None, port=9082):
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name, "namespace": "default", "labels": labels(parent, shard)},
-        "spec": {"containers": [{"name": "agent", "ports": ports}]},
+        "spec": {"containers": [{"name": "agent", "image": "none", "ports": ports}]},
         "status": {"podIP": "127.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]},
     }
 
@@ -184,12 +185,13 @@ def inference_service(name="p", memory="1Gi", ready=True, **predictor):
 
 
 def deployment(name="d", parent="p", shard=None, memory="1Gi", available=True):
-    server = {"name": "server", "resources": {"limits": {"memory": memory}}}
+    server = {"name": "server", "image": "none", "resources": {"limits": {"memory": memory}}}
+    template = {"metadata": {"labels": labels(parent, shard)}, "spec": {"containers": [server]}}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {"name": name, "namespace": "default", "labels": labels(parent, shard)},
-        "spec": {"template": {"spec": {"containers": [server]}}},
+        "spec": {"selector": {"matchLabels": labels(parent, shard)}, "template": template},
         "status": {"conditions": [{"type": "Available", "status": "True" if available else "False"}]},
     }
 
