@@ -33,14 +33,17 @@ _PLACE = {
 
 
 class OtelTracer:
-    """Begins traces and sends what has ended, in batches, on a thread of the SDK's."""
+    """Begins traces and sends what has ended, in batches, on a thread of the SDK's.
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    *exporter* sends them, by OTLP/HTTP as the environment says if none is given.
+    """
+
+    def __init__(self, environ: Mapping[str, str], exporter: SpanExporter | None = None) -> None:
         for name in _SILENCED:  # what they say is said below, once and without secrets
             logging.getLogger(name).setLevel(logging.CRITICAL)
         _check_headers(environ)
         self._provider = TracerProvider(resource=_resource(environ), shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(_Telling(OTLPSpanExporter())))
+        self._provider.add_span_processor(BatchSpanProcessor(_Telling(exporter or OTLPSpanExporter())))
         self._tracer = self._provider.get_tracer("model-agent", __version__)
         propagators = environ.get("OTEL_PROPAGATORS", "") or "tracecontext"
         self._propagates = "tracecontext" in {each.strip().lower() for each in propagators.split(",")}

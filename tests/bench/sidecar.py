@@ -1,4 +1,4 @@
-"""Figures of the agent itself: `python tests/bench/sidecar.py [swap] [start] [idle] [boot] [plan]`, or all.
+"""Figures of the agent itself: `python -m tests.bench.sidecar [swap] [start] [idle] [boot] [plan] [traces]`.
 
 Each prints what it did and the figure; nothing is asserted. The dummy model server and the artifact
 server are processes of their own, so that the agent's CPU and memory are its own. Other load on the
@@ -14,17 +14,21 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 import psutil
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from agent.core.model import DesiredState, ModelName, ModelSpec, ObservedState, Revision, StoredRevision
 from agent.core.plan import Rules, plan
 from agent.demo.kubelet import Kubelet
+from agent.telemetry.otel import OtelTracer
+from agent.telemetry.traces import outgoing, span, within
+from tests.fakes.collector import Collector
 
 
 @dataclass
@@ -46,9 +50,12 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def process(*words: str, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+async def process(
+    *words: str, log: Path, environ: Mapping[str, str] | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
     with log.open("ab") as stream:
-        child = await asyncio.create_subprocess_exec(*words, stdout=stream, stderr=stream)
+        env = {**os.environ, **(environ or {})}
+        child = await asyncio.create_subprocess_exec(*words, stdout=stream, stderr=stream, env=env)
     try:
         yield child
     finally:
@@ -71,14 +78,16 @@ async def bench() -> AsyncIterator[Bench]:
 
 
 @asynccontextmanager
-async def agent(bench: Bench, *words: str) -> AsyncIterator[tuple[psutil.Process, str]]:
+async def agent(
+    bench: Bench, *words: str, environ: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[psutil.Process, str]]:
     port = free_port()
     flags = [
         *("--config-dir", str(bench.folder / "configs"), "--model-dir", str(bench.folder / "models")),
         *("--server-url", bench.server, "--status-port", str(port), *words),
     ]
     run = [sys.executable, "-m", "agent", "run", *flags]
-    async with process(*run, log=bench.folder / "agent.log") as child:
+    async with process(*run, log=bench.folder / "agent.log", environ=environ) as child:
         url = f"http://127.0.0.1:{port}"
         await answers(bench.session, f"{url}/healthz")
         yield psutil.Process(child.pid), url
@@ -225,6 +234,43 @@ async def boot() -> None:
         say(f"boot: process start to /healthz 200: median {middle:.2f} s of 10, RSS {rss:.0f} MiB")
 
 
+async def traces(count: int = 1000) -> None:
+    """A span that is off and one that is on; so many one-file models to Ready with traces off and on."""
+    tracer = OtelTracer({}, InMemorySpanExporter())
+    begun = tracer.begin("root", {}, None)
+    for label, rounds, current in (("off", 1_000_000, nullcontext()), ("on", 20_000, within(begun))):
+        with current:
+            began = time.perf_counter()
+            for _ in range(rounds):
+                with span("fetch", objects=1):
+                    outgoing()
+            each = (time.perf_counter() - began) / rounds
+        say(f"traces {label}: a span and its headers cost {each * 1e9:.0f} ns")
+    async with Collector().serving() as collector:
+        for label, environ in (
+            ("off", {}),
+            ("on", collector.environ()),
+            ("off", {}),
+            ("on", collector.environ()),
+        ):
+            async with bench() as here:
+                source = here.folder / "src"
+                source.mkdir()
+                for index in range(count):
+                    (source / f"m{index}.bin").write_bytes(b"model %d" % index)
+                here.kubelet.models(entries([f"file://{source}/m{index}.bin" for index in range(count)]))
+                began = time.perf_counter()
+                async with agent(here, "--allowed-roots", str(source), environ=environ) as (it, url):
+                    await all_ready(here, url, count)
+                    seconds, cpu = time.perf_counter() - began, it.cpu_times()
+                    say(
+                        f"traces {label}: {count} models to Ready in {seconds:.1f} s, agent CPU "
+                        f"{cpu.user + cpu.system:.1f} s, peak RSS {peak_mib(it.pid):.0f} MiB, "
+                        f"{len(collector.spans)} spans received"
+                    )
+            collector.spans.clear()
+
+
 def planning() -> None:
     """One planning cycle with 10,000 models, best of 5, in three states."""
     count = 10_000
@@ -248,7 +294,7 @@ def _plan_seconds(models: dict[ModelName, ModelSpec], seen: ObservedState, budge
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("which", nargs="*", default=["plan", "boot", "swap", "start", "idle"])
+    parser.add_argument("which", nargs="*", default=["plan", "boot", "swap", "start", "idle", "traces"])
     parser.add_argument("--counts", type=json.loads, default=[1000, 10000])
     parser.add_argument("--idle-seconds", type=float, default=60.0)
     given = parser.parse_args()
@@ -264,6 +310,8 @@ async def main() -> None:
                 await start(given.counts)
             case "idle":
                 await idle(given.idle_seconds)
+            case "traces":
+                await traces()
 
 
 if __name__ == "__main__":

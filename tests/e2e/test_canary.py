@@ -45,6 +45,11 @@ async def echo(request: web.BaseRequest) -> web.StreamResponse:
     return web.Response(status=500, text=said, reason="Bad")
 
 
+async def deny(request: web.BaseRequest) -> web.StreamResponse:
+    """The same, in words after which nobody tries again."""
+    return web.Response(status=403, text=f"<Error><Message>{dict(request.headers)}</Message></Error>")
+
+
 def environment(folder: Path) -> dict[str, str]:
     key = folder / "gcp.json"
     pem = f"-----BEGIN PRIVATE KEY-----\n{canary('gcpkey')}\n-----END PRIVATE KEY-----\n"
@@ -277,12 +282,8 @@ async def test_nor_in_what_pull_says(tmp_path):
     profile.write_text(f"[p]\naws_access_key_id = AKIAEXAMPLE\naws_secret_access_key = {canary('profile')}\n")
     async with Origin().serving() as origin:
         url = f"http://127.0.0.1:{origin.port}"
-        origin.scripts |= {
-            "/bounce": bounce,
-            "/echo": echo,
-            "/bucket/key": echo,
-            "/api/models/owner/model": echo,
-        }
+        origin.scripts |= {"/bounce": bounce, "/echo": echo, "/api/models/owner/model": deny}
+        origin.scripts |= {"/bucket": deny, "/bucket/key": deny}
         environ = environment(tmp_path) | {"HF_ENDPOINT": url, "AWS_ENDPOINT_URL": url, "HOME": str(tmp_path)}
         aws = {"AWS_SHARED_CREDENTIALS_FILE": str(profile), "AWS_PROFILE": "p", "AWS_REGION": "eu-central-1"}
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
