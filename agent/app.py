@@ -271,7 +271,12 @@ class Sidecar:
             self.board.say(server=ServerWord(url, protocol))
             log.info("the model server is found", extra={"url": url, "protocol": protocol})
 
-        access = Access(settings.server_token_file, settings.server_ca_file)
+        access = Access(
+            settings.server_token_file,
+            settings.server_ca_file,
+            settings.server_cert_file,
+            settings.server_key_file,
+        )
         patience = Patience(load=settings.load_timeout)
         return connect(urls, settings.server_protocol, patience, found=found, access=access)
 

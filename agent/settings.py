@@ -111,18 +111,10 @@ FLAGS: tuple[Flag, ...] = (
         "auto",
         "dialect of the V2 repository protocol; auto asks the server",
     ),
-    Flag(
-        "server-token-file",
-        optional_path,
-        "",
-        "file with the bearer token that the model server asks for, read anew for each request",
-    ),
-    Flag(
-        "server-ca-file",
-        optional_path,
-        "",
-        "file with the CA certificates to trust for https:// to the server",
-    ),
+    Flag("server-token-file", optional_path, "", "bearer token for the model server, read for each request"),
+    Flag("server-ca-file", optional_path, "", "CA certificates to trust for https:// to the server"),
+    Flag("server-cert-file", optional_path, "", "client certificate to show to the server, PEM"),
+    Flag("server-key-file", optional_path, "", "its private key, where that is not in the same file"),
     Flag("status-host", str, "", "address of /status; default 127.0.0.1, with --enable-puller 0.0.0.0"),
     Flag(
         "status-token-file",
@@ -274,6 +266,8 @@ class Settings:
     status_port: int
     server_token_file: Path | None
     server_ca_file: Path | None
+    server_cert_file: Path | None
+    server_key_file: Path | None
     memory_budget: int | None
     server_overhead: int
     default_model_memory: int
@@ -359,6 +353,8 @@ def settle(given: Mapping[str, str | None], rest: Sequence[str], environ: Mappin
         faults.append(
             "--server-overhead leaves nothing of --memory-budget: make one larger or the other smaller"
         )
+    if values.get("server_key_file") and not values.get("server_cert_file"):
+        faults.append("--server-key-file is of no use without --server-cert-file: give both")
     if faults:
         raise UsageError("\n".join(faults))
     ignored = tuple(f"--{name}" for name in KSERVE_IGNORED if given.get(name.replace("-", "_")) is not None)

@@ -92,16 +92,21 @@ class Lost(Exception):  # noqa: N818 - it names what happened to the request
         self.stale = stale
 
 
+Print = tuple[tuple[int, int, int], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How the server knows us and we know it.
+    """How the server knows us and we know it: a bearer token, a client certificate, CA certificates.
 
-    The bearer token is read from its file for each request, so that a rotated one counts at once; the CA
-    certificates are read when connections begin.
+    The token is read from its file for each request, the others when a file has changed, so that what was
+    rotated counts at once. The key may be in the certificate's file.
     """
 
     token_file: Path | None = None
     ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
 
     def headers(self) -> dict[str, str]:
         """Return the header to send. Raises OSError where the token cannot be read. Blocks."""
@@ -109,9 +114,21 @@ class Access:
             return {}
         return {"Authorization": f"Bearer {self.token_file.read_text().strip()}"}
 
+    def print(self) -> Print:
+        """Return what changes with the certificate files. Raises OSError where one is gone. Blocks."""
+        files = (self.ca_file, self.cert_file, self.key_file)
+        stats = [file.stat() for file in files if file is not None]
+        return tuple((stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in stats)
+
     def context(self) -> ssl.SSLContext | bool:
-        """Return how the server's certificate is verified. Raises OSError where the file is no use."""
-        return True if self.ca_file is None else ssl.create_default_context(cafile=str(self.ca_file))
+        """Return how certificates are shown and verified. Raises OSError where a file is no use. Blocks."""
+        if self.ca_file is None and self.cert_file is None:
+            return True
+        context = ssl.create_default_context(cafile=None if self.ca_file is None else str(self.ca_file))
+        if self.cert_file is not None:
+            # An encrypted key is refused: asking the terminal for its password would stop the agent.
+            context.load_cert_chain(self.cert_file, self.key_file, password=lambda: "")
+        return context
 
 
 class Wire:
@@ -130,6 +147,7 @@ class Wire:
         self._keep = keep
         self._access = access or Access()
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._tls: tuple[Print, ssl.SSLContext | bool] = ((), True)
 
     def unkept(self) -> "Wire":
         """Return a wire to the same server that makes a connection for each request."""
@@ -183,17 +201,18 @@ class Wire:
         trace = SimpleNamespace(reused=False)
         timeout = aiohttp.ClientTimeout(total=seconds, connect=None, sock_connect=self._connect_seconds)
         try:
-            headers, session = await self._headers(), self._session(kept=kept)
+            headers, tls = await self._credentials()
         except (OSError, ValueError) as error:
             raise Unreached(_unusable(error)) from error
         try:
-            async with session.request(
+            async with self._session(kept=kept).request(
                 method,
                 URL(self._base + path, encoded=True),
                 data=body,
                 headers={**outgoing(), **headers},
                 timeout=timeout,
                 allow_redirects=False,
+                ssl=tls,
                 trace_request_ctx=trace,
             ) as response:
                 return await _bounded(response, limit)
@@ -204,10 +223,15 @@ class Wire:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Lost(_cause(error), stale=trace.reused) from error
 
-    async def _headers(self) -> dict[str, str]:
-        if self._access.token_file is None:
-            return {}
-        return await asyncio.to_thread(self._access.headers)
+    async def _credentials(self) -> tuple[dict[str, str], ssl.SSLContext | bool]:
+        """Return the headers to send and how to speak TLS; another context makes other connections."""
+        return ({}, True) if self._access == Access() else await asyncio.to_thread(self._read_access)
+
+    def _read_access(self) -> tuple[dict[str, str], ssl.SSLContext | bool]:
+        now = self._access.print()
+        if now != self._tls[0]:
+            self._tls = (now, self._access.context())
+        return self._access.headers(), self._tls[1]
 
     def _session(self, *, kept: bool) -> aiohttp.ClientSession:
         """Return the session that keeps connections, or the one that does not.
@@ -231,7 +255,7 @@ class Wire:
     def _connector(self, *, kept: bool) -> aiohttp.BaseConnector:
         if self._socket_path is not None:
             return aiohttp.UnixConnector(path=self._socket_path, force_close=not kept)
-        return aiohttp.TCPConnector(limit=32, force_close=not kept, ssl=self._access.context())
+        return aiohttp.TCPConnector(limit=32, force_close=not kept)
 
 
 def quoted(name: str) -> str:
@@ -284,7 +308,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 def _unusable(error: OSError | ValueError) -> str:
     why = error.strerror if isinstance(error, OSError) else None
-    return f"the file with its token or CA cannot be used ({why or type(error).__name__})"
+    return f"a file with its token or certificates cannot be used ({why or type(error).__name__})"
 
 
 def _refused(error: Exception) -> bool:
