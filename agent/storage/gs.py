@@ -30,7 +30,7 @@ from agent.storage.gs_client import (
 )
 from agent.storage.gs_errors import GsAnswers
 from agent.storage.proxies import proxies_of, proxy_for
-from agent.storage.trust import Trust, bundles_of
+from agent.storage.trust import trust_of
 
 SEARCH_SECONDS = 3.0
 """How long the machine may be searched for credentials; a metadata server that is there answers at once."""
@@ -61,7 +61,7 @@ class GsProvider:
         self._renew_seconds = renew_seconds
         self._default = default
         self._threads = Daemons("gs", limit=4)
-        self._trust = Trust(bundles_of(self._environ))
+        self._trust = trust_of(self._environ)
         self._connecting = asyncio.Lock()
         self._refreshing = asyncio.Lock()
         self._client: GsClient | None = None

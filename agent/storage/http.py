@@ -22,7 +22,7 @@ from agent.storage.answers import checksums, http_date, status_error
 from agent.storage.base import HttpSource, Listing, RemoteObject
 from agent.storage.connection import network_error
 from agent.storage.proxies import proxies_of, proxy_for
-from agent.storage.trust import Trust, bundles_of
+from agent.storage.trust import trust_of
 from agent.storage.weburl import WebUrl, credentials, file_name, redirected, web_url
 from agent.telemetry.traces import outgoing
 
@@ -107,7 +107,7 @@ class HttpProvider:
         self._resolver = resolver
         self._clock = clock
         self._remember_at_most = remember
-        self._trust = Trust(bundles_of(environ))
+        self._trust = trust_of(environ)
         self._session: aiohttp.ClientSession | None = None
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
         self._remembered: OrderedDict[str, _Resolved] = OrderedDict()

@@ -142,6 +142,7 @@ class S3Client:
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             proxies=self._client_proxies(),
+            client_cert=_client_cert(settings),
         )
         client = self._session.client(
             "s3",
@@ -158,6 +159,14 @@ class S3Client:
         port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
         proxy = proxy_for(self._proxies, endpoint.scheme, endpoint.hostname or "", port)
         return {endpoint.scheme: proxy} if proxy else {}
+
+
+def _client_cert(settings: S3Settings) -> Any:
+    """Return what botocore's `client_cert` takes: a file with both, or the two files."""
+    shown = settings.client_certificate
+    if shown is None:
+        return None
+    return str(shown.certificate) if shown.key is None else (str(shown.certificate), str(shown.key))
 
 
 def _carry(request: Any, **_: object) -> None:
@@ -189,6 +198,15 @@ def _session(settings: S3Settings) -> Any:
 
 
 def _ssl_context(settings: S3Settings) -> ssl.SSLContext | None:
+    """Return how to speak TLS, None for as everybody does."""
+    context = _trusting(settings)
+    if settings.client_certificate is not None:
+        context = context or ssl.create_default_context()
+        settings.client_certificate.load(context)
+    return context
+
+
+def _trusting(settings: S3Settings) -> ssl.SSLContext | None:
     if not settings.verify:
         context = ssl.create_default_context()
         context.check_hostname = False

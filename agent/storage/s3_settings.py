@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from agent.core.errors import TerminalError
 from agent.core.reasons import Reason
+from agent.storage.trust import ClientCertificate, client_certificate_of
 
 _NO = frozenset({"0", "false", "f", "no", "n", "off"})
 _YES = frozenset({"1", "true", "t", "yes", "y", "on"})
@@ -39,6 +40,7 @@ class S3Settings:
     anonymous: bool = False
     verify: bool = True
     ca_bundle: str | None = None
+    client_certificate: ClientCertificate | None = None
     connect_seconds: float = 15
     read_seconds: float = 30
     attempts: int = 3
@@ -81,6 +83,7 @@ def s3_settings(environ: Mapping[str, str]) -> S3Settings:
         anonymous=(text("awsAnonymousCredential") or "").lower() == "true",
         verify=verify,
         ca_bundle=ca_bundle(environ) if verify else None,
+        client_certificate=client_certificate_of(environ),
         connect_seconds=_number(text("S3_CONNECT_TIMEOUT"), "S3_CONNECT_TIMEOUT", 15),
         read_seconds=_number(text("S3_READ_TIMEOUT"), "S3_READ_TIMEOUT", 30),
         attempts=max(1, int(_number(text("S3_MAX_ATTEMPTS"), "S3_MAX_ATTEMPTS", 3))),

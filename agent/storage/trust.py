@@ -1,7 +1,7 @@
-"""Which certificate authorities are trusted: the machine's own, and those the environment adds.
+"""Which certificate authorities are trusted: the machine's own, and those the environment adds; who we are.
 
-A bundle that is named and missing is an error, not a silence: every https model would fail with a less
-clear one. Files are looked at again for each listing, so that a rotated bundle is taken up.
+A file that is named and missing is an error, not a silence: every https model would fail with a less
+clear one. Files are looked at again for each listing, so that what was rotated is taken up.
 """
 
 import asyncio
@@ -17,6 +17,8 @@ from agent.core.reasons import Reason
 BUNDLE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CA_BUNDLE")
 DEFAULT_BUNDLE_MOUNT = "/etc/ssl/custom-certs"  # KServe's, where CA_BUNDLE_VOLUME_MOUNT_POINT is absent
 BUNDLE_NAME = "cabundle.crt"
+CERTIFICATE_VARIABLE = "STORAGE_CERT_FILE"
+KEY_VARIABLE = "STORAGE_KEY_FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,37 @@ class Bundle:
 
     variable: str
     path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """What we show to a server that asks who we are: PEM; the key may be in the certificate's own file."""
+
+    certificate: Path
+    key: Path | None = None
+
+    def load(self, context: ssl.SSLContext) -> None:
+        """Have *context* show it. Raises TerminalError(TlsError); never asks a terminal for a password."""
+        try:
+            context.load_cert_chain(self.certificate, self.key, password="")
+        except OSError as error:  # ssl.SSLError is one
+            why = (
+                "no certificate and its unencrypted key"
+                if isinstance(error, ssl.SSLError)
+                else error.strerror
+            )
+            raise TerminalError(
+                Reason.TLS_ERROR,
+                f"{CERTIFICATE_VARIABLE} {self.certificate}, {KEY_VARIABLE} {self.key or 'not set'}: {why}",
+            ) from error
+
+
+def client_certificate_of(environ: Mapping[str, str]) -> ClientCertificate | None:
+    """Return the certificate that the environment names, None where it names none."""
+    certificate, key = (environ.get(name, "").strip() for name in (CERTIFICATE_VARIABLE, KEY_VARIABLE))
+    if not certificate:
+        return None
+    return ClientCertificate(Path(certificate), Path(key) if key else None)
 
 
 def bundles_of(environ: Mapping[str, str]) -> tuple[Bundle, ...]:
@@ -37,10 +70,10 @@ def bundles_of(environ: Mapping[str, str]) -> tuple[Bundle, ...]:
 
 
 class Trust:
-    """The TLS context for https, made once and again when a bundle's file changes."""
+    """The TLS context for https, made once and again when one of the files changes."""
 
-    def __init__(self, bundles: tuple[Bundle, ...]) -> None:
-        self._bundles = bundles
+    def __init__(self, bundles: tuple[Bundle, ...], shown: ClientCertificate | None = None) -> None:
+        self._bundles, self._shown = bundles, shown
         self._made: tuple[object, ssl.SSLContext] | None = None
         self._lock = asyncio.Lock()
 
@@ -51,19 +84,29 @@ class Trust:
             return self._made[1]
 
     def _refreshed(self) -> tuple[object, ssl.SSLContext]:
-        seen = tuple(_stamp(bundle) for bundle in self._bundles)
+        paths = [bundle.path for bundle in self._bundles]
+        if self._shown is not None:
+            paths += [self._shown.certificate, self._shown.key or self._shown.certificate]
+        seen = tuple(_stamp(path) for path in paths)
         if self._made is not None and self._made[0] == seen:
             return self._made
         context = ssl.create_default_context()
         _add_machine(context)
         for bundle in self._bundles:
             _add(context, bundle)
+        if self._shown is not None:
+            self._shown.load(context)
         return seen, context
 
 
-def _stamp(bundle: Bundle) -> tuple[int, int, int] | None:
+def trust_of(environ: Mapping[str, str]) -> Trust:
+    """Return what the environment says."""
+    return Trust(bundles_of(environ), client_certificate_of(environ))
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
-        status = bundle.path.stat()
+        status = path.stat()
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
