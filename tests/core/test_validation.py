@@ -6,7 +6,7 @@ from agent.core.modelconfig import desired_state
 from agent.core.placement import document
 from agent.core.trainedmodel import parse
 from agent.core.validation import faults
-from tests.core.trainedmodels import ANY, GOOD, trained_model
+from tests.core.trainedmodels import ANY, GOOD, SPACES, trained_model
 
 
 @given(GOOD)
@@ -20,7 +20,6 @@ def test_what_has_no_fault_can_be_read(obj):
         assert parse(obj).spec.model.memory.nanos > 0
 
 
-SPACES = "\x85\xa0\u1680\u2003\u2028\u202f\u205f\u3000"
 ODD_TEXT = st.text(st.characters() | st.sampled_from(SPACES + "\u200b\u202e\ufeff\xad\ue000"), max_size=8)
 
 

@@ -1,5 +1,7 @@
 """What TrainedModels in tests are made of."""
 
+import json
+
 from hypothesis import strategies as st
 
 QUANTITIES = st.sampled_from(["256Mi", "1Gi", "1024Mi", "1G", "0.5Gi", "100m", 1024, 2**40])
@@ -31,6 +33,36 @@ def trained_model(name="m", uri="s3://b/m", memory="256Mi", parent="p", framewor
     }
 
 
+SPACES = "\x85\xa0\u1680\u2003\u2028\u202f\u205f\u3000"
+FREE_TEXT = st.text(
+    st.characters(exclude_categories=["Cs", "Cn"]) | st.sampled_from(SPACES + "\u200b\u202e\ufeff\xad\ue000"),
+    max_size=8,
+)
+"""Text that the API server stores: no half surrogates, and none that only later editions of Unicode know."""
+
+
+def reshaped(obj, *edits):
+    """Take out or put in fields: an edit is (path, value), of which None takes out."""
+    made = json.loads(json.dumps(obj))
+    for path, value in edits:
+        holder = made
+        for step in path[:-1]:
+            holder = holder.get(step) if isinstance(holder, dict) else None
+        if not isinstance(holder, dict):
+            continue
+        if value is None:
+            holder.pop(path[-1], None)
+        else:
+            holder[path[-1]] = value
+    return made
+
+
+PATHS = st.sampled_from(
+    [("spec",), ("spec", "inferenceService"), ("spec", "model"), ("spec", "model", "storageUri"),
+     ("spec", "model", "framework"), ("spec", "model", "memory"), ("spec", "more"),
+     ("spec", "model", "more"), ("more",)]
+)  # fmt: skip
+VALUES = st.none() | st.sampled_from([[], {}, "", "x", 0, 1, True, {"a": {}}, ["s3://b/m"]])
 GOOD = st.builds(trained_model, NAMES, URIS, QUANTITIES, PARENTS)
 ANY = st.builds(
     trained_model,
@@ -40,3 +72,14 @@ ANY = st.builds(
     PARENTS | ODD_PARENTS,
     FRAMEWORKS,
 )
+RESHAPED = st.builds(reshaped, GOOD, st.tuples(PATHS, VALUES), st.tuples(PATHS, VALUES))
+"""Objects with fields that are missing, extra or of another type."""
+
+TEXTED = st.builds(
+    trained_model,
+    uri=FREE_TEXT.map(lambda text: f"s3://b/{text}"),
+    framework=FREE_TEXT,
+    parent=FREE_TEXT | PARENTS,
+    memory=FREE_TEXT | QUANTITIES,
+)
+"""Objects whose strings are any text."""
