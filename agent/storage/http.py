@@ -59,6 +59,7 @@ class _Resolved:
     identity: str
     resolved_at: float
     expired: bool = False
+    only_get_redirects: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +68,18 @@ class _Answers:
 
     where: str
     expire: Callable[[], bool] = field(repr=False)
+    redirects: Callable[[], None] = field(repr=False)
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> AgentError:
         """Translate by status; a redirect's target that refuses may be one whose signature expired."""
         del body
+        if status in _REDIRECTS:
+            self.redirects()
+            return RetryableError(
+                Reason.SNAPSHOT_CHANGED,
+                f"{self.where} redirects whoever asks for its bytes, though not who asks for its headers; it "
+                "is looked at anew",
+            )
         if status in {400, 401, 403, 410} and self.expire():
             return RetryableError(
                 Reason.ACCESS_DENIED,
@@ -120,7 +129,8 @@ class HttpProvider:
     async def resolve(self, uri: str) -> Listing:
         """Ask for the object's headers; the listing has this one object."""
         first = web_url(uri)
-        answer = await self._ask(first)
+        known = self._remembered.get(first.key)
+        answer = await self._ask(first, get=known is not None and known.only_get_redirects)
         obj = self._object(first, answer)
         self._remember(obj.key, first, answer, obj.identity)
         return Listing((obj,), single=True)
@@ -134,7 +144,9 @@ class HttpProvider:
         secure = final.origin.scheme == "https"
         return HttpSource(
             url=final.request,
-            answers=_Answers(found.first.shown, lambda: self._expire(found)),
+            answers=_Answers(
+                found.first.shown, lambda: self._expire(found), lambda: self._only_get_redirects(found)
+            ),
             headers=_complete(found.headers),
             expect=found.expect,
             ssl_context=await self._trust.context() if secure else None,
@@ -171,6 +183,7 @@ class HttpProvider:
             expect=dict([validator]) if validator else {},
             identity=identity,
             resolved_at=self._clock(),
+            only_get_redirects=key in self._remembered and self._remembered[key].only_get_redirects,
         )
         self._remembered[key] = resolved
         self._remembered.move_to_end(key)
@@ -185,26 +198,30 @@ class HttpProvider:
         resolved.expired = True
         return True
 
+    def _only_get_redirects(self, resolved: _Resolved) -> None:
+        """Note that HEAD does not tell where the bytes are."""
+        resolved.expired = resolved.only_get_redirects = True
+
     async def _again(self, obj: RemoteObject, found: _Resolved | None) -> _Resolved:
         if found is None and "?" in obj.key:
             raise RetryableError(
                 Reason.SNAPSHOT_CHANGED, f"{obj.key.partition('?')[0]} was listed too long ago; list it again"
             )
         first = found.first if found else web_url(obj.key)
-        answer = await self._ask(first)
+        answer = await self._ask(first, get=found is not None and found.only_get_redirects)
         now = self._object(first, answer)
         if now.identity != obj.identity:
             raise RetryableError(Reason.SNAPSHOT_CHANGED, f"{first.shown} is not what was listed any more")
         return self._remember(obj.key, first, answer, now.identity)
 
-    async def _ask(self, first: WebUrl) -> _Answer:
+    async def _ask(self, first: WebUrl, *, get: bool) -> _Answer:
         """Follow the redirects to the object's own headers; raises for any other end."""
         url = first
         headers = credentials(self._environ, first)
         seen = {first.request}
         async with self._slots:
             for _ in range(MAX_REDIRECTS + 1):
-                answer = await self._look(url, headers)
+                answer = await self._look(url, headers, get=get)
                 if answer.status not in _REDIRECTS:
                     return answer
                 url = redirected(url, answer.headers.get("location", "mailto:nobody"))
@@ -219,13 +236,14 @@ class HttpProvider:
             Reason.REDIRECT_REFUSED, f"{first.shown} redirects more than {MAX_REDIRECTS} times"
         )
 
-    async def _look(self, url: WebUrl, headers: Mapping[str, str]) -> _Answer:
-        """Ask by HEAD, and by GET for the first byte where HEAD is refused or tells no size."""
-        answer = await self._request("HEAD", url, headers)
-        sized = answer.headers.get("content-length", "0") != "0"
-        if answer.status in _REDIRECTS or (answer.status == 200 and sized):
-            return answer
-        if answer.status == 200 or answer.status in _HEAD_REFUSED:
+    async def _look(self, url: WebUrl, headers: Mapping[str, str], *, get: bool) -> _Answer:
+        """Ask by HEAD, and by *get* for the first byte, as where HEAD is refused or tells no size."""
+        answer = None if get else await self._request("HEAD", url, headers)
+        if answer is not None:
+            sized = answer.headers.get("content-length", "0") != "0"
+            if answer.status in _REDIRECTS or (answer.status == 200 and sized):
+                return answer
+        if answer is None or answer.status == 200 or answer.status in _HEAD_REFUSED:
             answer = await self._request("GET", url, {**headers, "Range": "bytes=0-0"})
             if answer.status == 416:  # no byte 0: it is empty
                 answer = await self._request("GET", url, headers)

@@ -26,7 +26,8 @@ class Proxies:
 def proxies_of(environ: Mapping[str, str]) -> Proxies:
     """Read the proxy variables.
 
-    Raises TerminalError(StorageError) naming the variable whose value is no http or https proxy.
+    Raises TerminalError(StorageError) naming the variable whose value is no http:// proxy: TLS towards the
+    proxy itself is not spoken, for no request of ours, as half of them could not be made.
     """
     listed = environ.get("NO_PROXY") or environ.get("no_proxy") or ""
     return Proxies(
@@ -43,12 +44,13 @@ def _proxy(environ: Mapping[str, str], name: str) -> str | None:
     url = text if "://" in text else f"http://{text}"
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        usable = parts.scheme == "http" and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
     if not usable:
         raise TerminalError(
-            Reason.STORAGE_ERROR, f"{name} is no http:// or https:// proxy; other kinds are not supported"
+            Reason.STORAGE_ERROR,
+            f"{name} is no http:// proxy; other kinds are not supported (https:// goes through one too)",
         )
     return url
 

@@ -108,6 +108,37 @@ async def refusal(provider: HttpProvider, uri: str) -> AgentError:
 # --- redirects
 
 
+async def test_a_get_that_redirects_though_head_did_not_is_followed_once_it_is_known(make, origin):
+    async def only_get(request):
+        if request.method == "HEAD":
+            return await origin.send(request, "/model.bin")
+        return web.Response(status=302, headers={"Location": "/elsewhere.bin"})
+
+    origin.scripts["/moved.bin"] = only_get
+    origin.put("/elsewhere.bin", OTHER)
+    provider, uri = make(), f"http://a.test:{origin.port}/moved.bin"
+    first = await one(provider, uri)
+    source = await provider.source(first)
+    error = source.answers.error(302, {"location": "/elsewhere.bin"}, b"")
+    assert isinstance(error, RetryableError)
+    assert error.reason is Reason.SNAPSHOT_CHANGED  # so that the fetch lists again
+    for _ in range(2):
+        obj = await one(provider, uri)
+        assert await read(provider, obj) == OTHER
+
+
+async def test_a_get_that_redirects_to_where_nothing_may_go_is_refused(make, secure, trusting):
+    async def only_get(request):
+        if request.method == "HEAD":
+            return await secure.send(request, "/model.bin")
+        return web.Response(status=302, headers={"Location": "http://a.test/plain"})
+
+    secure.scripts["/moved.bin"] = only_get
+    provider, uri = make(trusting), f"https://a.test:{secure.port}/moved.bin"
+    (await provider.source(await one(provider, uri))).answers.error(302, {}, b"")
+    assert (await refusal(provider, uri)).reason is Reason.REDIRECT_REFUSED
+
+
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize(
     "location", ["/model.bin", "../model.bin", "//a.test:{port}/model.bin", "?x", "model.bin#f"]

@@ -71,7 +71,7 @@ def test_the_loopback_never_goes_through_a_proxy(host):
         ({"HTTP_PROXY": "http://p:1"}, "http://p:1", None),
         ({"https_proxy": "p:1"}, None, "http://p:1"),
         ({"HTTP_PROXY": "", "http_proxy": "q"}, "http://q", None),
-        ({"HTTPS_PROXY": "https://u:p@up:1", "https_proxy": "low:1"}, None, "https://u:p@up:1"),
+        ({"HTTPS_PROXY": "http://u:p@up:1", "https_proxy": "low:1"}, None, "http://u:p@up:1"),
         ({"HTTP_PROXY": "p:1", "NO_PROXY": " other , H.test"}, None, None),
         ({"HTTP_PROXY": "p:1", "no_proxy": "h.test:81, [::2], 10.0.0.0/8"}, "http://p:1", None),
     ],
@@ -80,6 +80,12 @@ def test_the_variables_are_read_as_go_reads_them(environ, http, https):
     proxies = proxies_of(environ)
     assert proxy_for(proxies, "http", "h.test", 80) == http
     assert proxy_for(proxies, "https", "h.test", 443) == https
+
+
+@pytest.mark.parametrize("url", ["https://p:1", "socks5://p:1", "http://", "http://p:0"])
+def test_a_proxy_that_bytes_could_not_go_through_is_refused_before_anything_is_listed(url):
+    with pytest.raises(TerminalError, match="HTTPS_PROXY is no http:// proxy"):
+        proxies_of({"HTTPS_PROXY": url})
 
 
 @given(st.text())
