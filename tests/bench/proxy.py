@@ -88,7 +88,10 @@ def requests(port, connections, seconds):
     ]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "Non-2xx" not in said, said
-    found = {name: re.search(rf"{name}:?\s+(\S+)", said)[1] for name in ("50%", "99%", "Requests/sec")}
+    found = {
+        name: re.search(rf"^\s*{name}:?\s+(\S+)", said, re.MULTILINE)[1]
+        for name in ("50%", "99%", "Requests/sec")
+    }
     return float(found["Requests/sec"]), milliseconds(found["50%"]), milliseconds(found["99%"])
 
 
