@@ -29,7 +29,7 @@ def reasons() -> str:
 
 def initializer() -> str:
     rows = [f"| {_code(names)} | {how} |" for names, how in TAKEN]
-    rows += [f"| {_code(', '.join(IGNORED))} | taken and told: `--connections` says it here |"]
+    rows += [f"| {_code(', '.join(IGNORED))} | taken and told: `--max-connections` says it here |"]
     rows += [f"| {_code(names)} ({_code(source)}) | refused: {why} |" for source, names, why in REFUSED]
     return "\n".join(["| variable | |", "|---|---|", *rows])
 

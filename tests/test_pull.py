@@ -326,10 +326,10 @@ def test_a_folder_within_another_ones_folder_can_be_pulled_again(source, tmp_pat
 
 
 def test_the_line_can_be_shared_out(source, tmp_path, capsys):
-    words = ["--connections", "2", "--bandwidth-limit", "100Mi"]
+    words = ["--max-connections", "2", "--bandwidth-limit", "100Mi"]
     assert pull(f"file://{source}", tmp_path / "a", *words) == 0
-    assert pull(f"file://{source}", tmp_path / "b", "--connections", "none") == 64
-    assert "--connections: 'none' is not a whole number" in capsys.readouterr().err
+    assert pull(f"file://{source}", tmp_path / "b", "--max-connections", "none") == 64
+    assert "--max-connections: 'none' is not a whole number" in capsys.readouterr().err
 
 
 def test_a_source_that_is_not_read_is_refused_before_any_is_pulled(source, tmp_path, capsys):
@@ -338,3 +338,15 @@ def test_a_source_that_is_not_read_is_refused_before_any_is_pulled(source, tmp_p
     said = capsys.readouterr().err
     assert said.startswith("model-agent pull: oci://registry/image: ")
     assert said.count("\n") == 1
+
+
+def test_the_environment_gives_the_flags_that_a_storage_container_cannot(
+    source, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("MODELAGENT_CACHE_DIR", str(tmp_path / "cache"))
+    for target in ("a", "b"):
+        assert pull(f"file://{source}", tmp_path / target) == 0
+    assert "from the node's cache" in capsys.readouterr().err
+    monkeypatch.setenv("MODELAGENT_BANDWIDTH_LIMIT", "much")
+    assert pull(f"file://{source}", tmp_path / "c") == 64
+    assert pull(f"file://{source}", tmp_path / "c", "--bandwidth-limit", "1Gi") == 0

@@ -39,6 +39,8 @@ from agent.telemetry.board import progress_words
 
 SAY_SECONDS = 1.0
 SAY_SECONDS_TO_LOGS = 5.0
+FROM_ENVIRONMENT = ("cache_dir", "cache_budget", "max_connections", "bandwidth_limit")
+"""Flags that are also read from MODELAGENT_CACHE_DIR and so on, as `run` reads its own."""
 SERVED_IN_PLACE = "/mnt/models"
 """A source below it is there already: KServe's multi-model servers get it (contract §5)."""
 
@@ -51,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SRC DEST",
         help="s3://, gs://, https://, file:// …, and a folder; any number",
     )
-    parser.add_argument("--cache-dir", type=Path, help="folder of the node that many pods share")
+    parser.add_argument("--cache-dir", help="folder of the node that many pods share")
     parser.add_argument("--cache-budget", help="most bytes that the cache keeps, a quantity [default: all]")
     parser.add_argument(
         "--cache-symlinks",
@@ -63,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="copy (or share blocks) and verify, not link: where servers could write to models",
     )
-    parser.add_argument("--connections", help="connections to storage at once [default: 16]")
+    parser.add_argument("--max-connections", help="connections to storage at once [default: 16]")
     parser.add_argument("--bandwidth-limit", help="bytes a second, a quantity [default: none]")
 
 
@@ -92,6 +94,7 @@ class _Job:
 def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str, str]) -> int:
     """Download; 0 when all is there and verified, 1 with the reason."""
     no_more("pull", rest)
+    given = _with_environment(given, environ)
     try:
         pairs = pairs_of(given.words)
         patterns, told = patterns_of(environ), effective(environ)
@@ -126,8 +129,17 @@ def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str
     return 0
 
 
+def _with_environment(given: argparse.Namespace, environ: Mapping[str, str]) -> argparse.Namespace:
+    """Add what only the environment says: a ClusterStorageContainer can give no flags."""
+    names = {key: f"MODELAGENT_{key.upper()}" for key in FROM_ENVIRONMENT}
+    said = {key: environ.get(name) or None for key, name in names.items()}
+    return argparse.Namespace(
+        **{key: said.get(key) if value is None else value for key, value in vars(given).items()}
+    )
+
+
 def _engine(given: argparse.Namespace) -> EngineSettings:
-    made, flag, text = EngineSettings(), "--connections", given.connections
+    made, flag, text = EngineSettings(), "--max-connections", given.max_connections
     try:
         if text is not None:
             made = replace(made, max_connections=at_once(text))
@@ -151,7 +163,7 @@ def _cache(given: argparse.Namespace) -> _Cache | None:
         return None
     how = COPY if given.cache_copies else SYMLINK if given.cache_symlinks else LINK
     try:
-        return _Cache(NodeCache(given.cache_dir), budget, how)
+        return _Cache(NodeCache(Path(given.cache_dir)), budget, how)
     except OSError as error:
         _say(f"the node's cache {given.cache_dir} cannot be used and is done without: {error.strerror}")
         return None

@@ -34,7 +34,7 @@ TAKEN: Final[tuple[tuple[str, str], ...]] = (
 """Variables that are honoured, and how."""
 
 IGNORED: Final = ("S3_MAX_FILE_CONCURRENCY", "AZURE_MAX_FILE_CONCURRENCY", "AZURE_MAX_CHUNK_CONCURRENCY")
-"""Taken and told: how many connections there are is `--connections`."""
+"""Taken and told: how many connections there are is `--max-connections`."""
 
 REFUSED: Final[tuple[tuple[str, str, str], ...]] = (
     (
@@ -109,7 +109,7 @@ def source_of(uri: str, environ: Mapping[str, str], *, azure: bool) -> Source:
 def notes(environ: Mapping[str, str]) -> tuple[str, ...]:
     """Return what is to be told of variables that are taken and do nothing."""
     given = [name for name in IGNORED if environ.get(name)]
-    return (f"{', '.join(given)}: taken, but --connections says it here",) if given else ()
+    return (f"{', '.join(given)}: taken, but --max-connections says it here",) if given else ()
 
 
 def _split(uri: str) -> SplitResult:
