@@ -29,6 +29,7 @@ from agent.core.flagvalues import memory
 from agent.core.modelconfig import ConfigError, desired_state
 from agent.core.plan import Rules
 from agent.core.preview import Change, Preview, Size, Verb, preview
+from agent.core.redact import harmless
 from agent.core.seen import Seen, default_memory_of, seen_of
 from agent.core.uri import redacted, scheme_of
 from agent.settings import UsageError, no_more
@@ -78,10 +79,10 @@ def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str
     try:
         found = asyncio.run(_foretell(given, raw, environ, (budget, default)))
     except ConfigError as error:
-        sys.stderr.write(f"{error.reason}: {error.message}\n")
+        sys.stderr.write(harmless(f"{error.reason}: {error.message}") + "\n")
         return REFUSED
     except _UnreadableAgentError as error:
-        sys.stderr.write(f"{given.url} {error}\n")
+        sys.stderr.write(harmless(f"{given.url} {error}") + "\n")
         return REFUSED
     if given.json:
         print(json.dumps(_as_json(found), indent=2))  # noqa: T201 - what was asked for
@@ -224,7 +225,10 @@ def _show(found: Preview, *, everything: bool) -> None:
             sign, style = _SIGNS[change.verbs[-1]]
             does = ", ".join(change.verbs)
             table.add_row(
-                Text(f"{sign} {change.name}", style), Text(does), _amounts(change), Text(_why(change))
+                Text(f"{sign} {harmless(change.name)}", style),
+                Text(does),
+                _amounts(change),
+                Text(harmless(_why(change))),
             )
     console = Console()
     console.print(table)

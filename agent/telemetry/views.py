@@ -1,4 +1,7 @@
-"""/status documents as a person sees them in a terminal: the head, the table, one model with its answer."""
+"""/status documents as a person sees them in a terminal: the head, the table, one model with its answer.
+
+No word of a document moves the cursor, whoever put it there (fault X8).
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -9,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.core import words
+from agent.core.redact import harmless
 from agent.telemetry.table import STYLES, bar, detail, models_table
 
 BAR_CELLS = 30
@@ -21,15 +25,30 @@ def document_view(document: Mapping[str, Any], now: float, rows: int | None = No
     models = document["models"]
     lines = head_lines(document)
     if rows is None or len(models) <= rows:
-        return Group(*lines, models_table(models, now=now))
-    shown = sorted(models, key=lambda model: (model["phase"] in _RESTING, model["reason"] is None))[:rows]
+        return Group(*lines, models_table(tame(models), now=now))
+    shown = tame(
+        sorted(models, key=lambda model: (model["phase"] in _RESTING, model["reason"] is None))[:rows]
+    )
     rest = Text(f"… and {len(models) - len(shown)} more", style="dim")
     return Group(*lines, models_table(shown, now=now), rest)
 
 
+def tame(value: Any) -> Any:
+    """Return a JSON value in which every text is one line that does nothing to a terminal."""
+    match value:
+        case str():
+            return harmless(value)
+        case list():
+            return [tame(each) for each in value]
+        case dict():
+            return {key: tame(each) for key, each in value.items()}
+        case _:
+            return value
+
+
 def head_lines(document: Mapping[str, Any]) -> list[Text]:
     """Return server, memory, config and counts, a line each."""
-    config, server, memory = document["config"], document["server"], document["memory"]
+    config, server, memory = (tame(document[part]) for part in ("config", "server", "memory"))
     ready = Text("ready", style="green") if server["ready"] else Text("not ready", style="bold red")
     lines = [Text(f"server  {server['url']}  {server['protocol'] or 'not found yet'}, ") + ready]
     if memory["budgetBytes"] is not None:
@@ -94,6 +113,7 @@ def _counts(models: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> T
 
 def model_view(model: Mapping[str, Any], now: float) -> RenderableType:
     """Return one model: its row, why it stands so, what is next, what to do, and its story."""
+    model = tame(model)
     parts: list[RenderableType] = [models_table([model], now=now)]
     answer = model.get("explanation")
     if answer is not None:
@@ -106,6 +126,7 @@ def model_view(model: Mapping[str, Any], now: float) -> RenderableType:
 
 def error_view(error: Mapping[str, Any], now: float) -> RenderableType:
     """Return an error of the agent, with its explanation where it has one."""
+    error = tame(error)
     message = Text(f"{error['reason']}: {error['message']}", style="red")
     answer = error.get("explanation")
     return message if answer is None else Group(message, _answer(answer, now))

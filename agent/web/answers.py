@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from agent.web.share import Share
+from agent.web.share import Share, is_there
 
 SMALL_BYTES = 1024
 INLINE_BYTES = 64 * 1024  # more than this is compressed on a thread
@@ -38,6 +38,8 @@ class Tagged:
             return web.Response(status=304, headers=_headers(now))
         zipped = takes_gzip(request.headers.get("Accept-Encoding", ""))
         async with self._share.turn():
+            if not is_there(request):
+                return web.Response(status=499)
             if self._key != (tag(), request.path_qs):
                 await self._share.rested()
                 self._make(tag(), request.path_qs, make)

@@ -11,10 +11,12 @@ from aiohttp import web
 
 from agent.web.journal import Changes, Journal
 from agent.web.render import Renderer, encoded
+from agent.web.share import is_there
 
 MOST_MODELS = 200  # of one message, so that a reader's buffer is small
 BEAT_SECONDS = 0.1  # changes of so long are one message
 PROGRESS_SECONDS = 1.0
+THERE_SECONDS = 2.0  # between two looks whether a reader that hears nothing is still there
 QUIET_SECONDS = 15.0  # a comment so often keeps proxies and readers sure of the line
 _KEPT = 8  # messages that readers who stand at the same place share
 
@@ -60,7 +62,7 @@ class EventStream:
             position = self._journal.position_of(mark)
             if position is None:
                 position = await self._anew(response)
-            await self._tell(response, position)
+            await self._tell(request, response, position)
         except (ConnectionError, TimeoutError):
             if request.transport is not None:
                 request.transport.abort()  # it takes nothing: what is buffered for it goes too
@@ -72,10 +74,10 @@ class EventStream:
         await self._send(response, _event("resync", self._journal.mark(position), b"{}"))
         return position
 
-    async def _tell(self, response: web.StreamResponse, position: int) -> None:
+    async def _tell(self, request: web.Request, response: web.StreamResponse, position: int) -> None:
         clock, journal = asyncio.get_running_loop().time, self._journal
-        progress_at = 0.0
-        while not journal.closed:
+        progress_at, quiet_at = 0.0, clock() + QUIET_SECONDS
+        while not journal.closed and is_there(request):
             changes = journal.since(position, MOST_MODELS)
             if changes is None:
                 position = await self._anew(response)
@@ -88,9 +90,12 @@ class EventStream:
                 await self._send(response, self._progress())
                 progress_at = clock() + PROGRESS_SECONDS
             await asyncio.sleep(BEAT_SECONDS)
-            patience = PROGRESS_SECONDS if journal.moving else QUIET_SECONDS
-            if not await journal.beyond(position, patience) and not journal.moving:
+            heard = await journal.beyond(position, PROGRESS_SECONDS if journal.moving else THERE_SECONDS)
+            if heard or journal.moving:
+                quiet_at = clock() + QUIET_SECONDS
+            elif clock() >= quiet_at:
                 await self._send(response, b": quiet\n\n")
+                quiet_at = clock() + QUIET_SECONDS
 
     def _message(self, position: int, changes: Changes) -> bytes:
         key = (position, changes.upto)

@@ -16,7 +16,7 @@ from agent.web.events import EventStream
 from agent.web.journal import Journal
 from agent.web.pages import Pages
 from agent.web.render import Renderer, encoded
-from agent.web.share import Share
+from agent.web.share import Share, is_there
 from agent.web.waiting import Waiting, asked
 
 MAX_PAGE = 10_000
@@ -99,6 +99,8 @@ class StatusSite:
     async def metrics(self, request: web.Request) -> web.Response:
         """Answer with what Prometheus reads, as OpenMetrics where it is asked for."""
         async with self._share.turn():
+            if not is_there(request):
+                return web.Response(status=499)
             await self._share.rested()
             with self._share.making():
                 body, content_type = self._scrape(request.headers.get("Accept", ""))
@@ -125,11 +127,6 @@ class StatusSite:
     async def openapi(self, _: web.Request) -> web.Response:
         """Answer with the description of this interface."""
         return _json(resources.files("agent.web").joinpath("openapi.json").read_bytes())
-
-
-def is_there(request: web.Request) -> bool:
-    """Tell whether who asked still holds the line."""
-    return request.transport is not None and not request.transport.is_closing()
 
 
 def _limit(request: web.Request) -> int | None:

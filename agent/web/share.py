@@ -10,8 +10,15 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
+from aiohttp import web
+
 RESTS = 3.0  # as long as the making took, so many times
 CREDIT_SECONDS = 4.0  # of quiet that count for what comes then: a second of making with no rest
+
+
+def is_there(request: web.Request) -> bool:
+    """Tell whether who asked still holds the line; for who has gone nothing is made, and nothing kept."""
+    return request.transport is not None and not request.transport.is_closing()
 
 
 class Share:

@@ -19,7 +19,7 @@ from rich.console import Console
 from agent.core.model import Rejection
 from agent.core.reasons import Reason
 from agent.core.status import Phase, ProgressReading
-from agent.telemetry.views import ago, document_view, model_view
+from agent.telemetry.views import ago, document_view, error_view, model_view
 from agent.web.render import Renderer
 from tests.web.boards import board_with, failed, moving, ready
 from tests.web.test_events import serving
@@ -263,6 +263,25 @@ def read(terminal: int) -> bytes:
         return os.read(terminal, 65536)
     except OSError:  # the other side has gone
         return b""
+
+
+EVIL = "x\x1b]0;evil\x07\x1b[2Jy\u202e\r\nz"
+
+
+def test_no_word_of_a_document_moves_the_cursor():
+    board = refusing(
+        board_with(replace(failed("a"), message=EVIL)), Rejection(EVIL, Reason.INVALID_NAME, EVIL)
+    )
+    board.say(config=replace(board.config, error=(Reason.CONFIG_REJECTED, EVIL), path=EVIL))
+    renderer = Renderer(board, lambda at: at)
+    document, model, error = (
+        json.loads(body)
+        for body in (renderer.document(["a"]), renderer.explained(board.models["a"]), renderer.unknown(EVIL))
+    )
+    for view in (document_view(document, 0.0), model_view(model, 0.0), error_view(error, 0.0)):
+        text = rendered(view)
+        assert "x\\x1b]0;evil" in " ".join(text.split())
+        assert not set(text) & set("\x1b\x07\u202e\r")
 
 
 def test_times_are_told_from_now():

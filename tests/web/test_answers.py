@@ -16,8 +16,7 @@ from agent.core.status import Phase
 from agent.telemetry.board import Board
 from agent.web.answers import INLINE_BYTES, Tagged, knows, takes_gzip
 from agent.web.journal import Journal
-from agent.web.server import is_there
-from agent.web.share import CREDIT_SECONDS, Share
+from agent.web.share import CREDIT_SECONDS, Share, is_there
 from agent.web.waiting import THERE_SECONDS, Waiting, dealt_with
 from tests.web.boards import board_with, failed, moving, ready
 from tests.web.test_events import serving
@@ -205,6 +204,28 @@ def test_making_answers_takes_a_quarter_of_the_time_at_most(works):
     assert clock.rested == 0 or 4 * made >= clock.now + CREDIT_SECONDS - 1e-6, (
         "it rests no longer than it must"
     )
+
+
+async def test_for_who_has_gone_nothing_is_made(client):
+    async def answer(request):
+        return await tagged.answer(request, lambda: "now", lambda: made.append(1) or b"")
+
+    made, share = [], Share()
+    tagged = Tagged(share)
+    application = web.Application()
+    application.router.add_get("/", answer)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    async with share.turn():
+        with pytest.raises(TimeoutError):
+            await client.get(url, timeout=aiohttp.ClientTimeout(total=0.1))
+        await asyncio.sleep(0.05)
+    async with client.get(url) as response:
+        assert response.status == 200
+    await runner.cleanup()
+    assert made == [1]
 
 
 async def test_however_many_ask_at_once_it_is_made_and_packed_once(plain):

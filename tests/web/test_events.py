@@ -149,6 +149,17 @@ async def test_one_reader_too_many_is_told_so(client):
                 assert refused.headers["Retry-After"]
 
 
+async def test_a_reader_that_hangs_up_gives_its_place_back_though_nothing_changes(client):
+    async with streaming(board_with(), Bounds(readers=1)) as (stream, port):
+        answer = await client.get(f"http://127.0.0.1:{port}/events")
+        await told(answer)
+        assert stream.readers == 1
+        answer.close()
+        async with asyncio.timeout(6):
+            while stream.readers:
+                await asyncio.sleep(0.05)
+
+
 async def test_a_reader_that_takes_nothing_is_let_go():
     board = board_with()
     async with streaming(board, Bounds(patience_seconds=0.2)) as (stream, port):
