@@ -5,7 +5,7 @@ order of the input, and a newcomer never takes the room of one that was there. A
 its shard is gone or too small; then both shards list it until the new one has it loaded.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -60,7 +60,8 @@ def place(
     *loaded* needs to be right only for models that are listed twice. *former* is what the lists say of
     those that now want something else; where that has no room, the former entry stays.
     """
-    rooms = {number: _Room(shard) for number, shard in sorted(shards.items())}
+    size = _measure()
+    rooms = {number: _Room(shard, size) for number, shard in sorted(shards.items())}
     ordered = sorted(models, key=lambda model: (str(model.metadata.get("creationTimestamp", "")), model.name))
     current = {model.name: sorted(set(listed.get(model.name, ())) & rooms.keys()) for model in ordered}
     for model in ordered:
@@ -174,7 +175,8 @@ def document(models: Sequence[TrainedModel]) -> str:
 class _Room:
     """What one shard holds so far. What it lists already is reserved until it is decided."""
 
-    def __init__(self, shard: Shard) -> None:
+    def __init__(self, shard: Shard, size: Callable[[TrainedModel], int]) -> None:
+        self._size = size
         self.capacity = shard.memory
         self.used = _NONE
         self.bytes = len("[]")
@@ -183,16 +185,16 @@ class _Room:
 
     def reserve(self, model: TrainedModel) -> None:
         self._reserved[model.name] = model
-        self.bytes += _size(model)
+        self.bytes += self._size(model)
 
     def release(self, model: TrainedModel) -> None:
         reserved = self._reserved.pop(model.name, None)
-        self.bytes -= _size(reserved) if reserved is not None else 0
+        self.bytes -= self._size(reserved) if reserved is not None else 0
 
     def add(self, model: TrainedModel) -> None:
         self.release(model)
         self.used = self.used.add(model.spec.model.memory)
-        self.bytes += _size(model)
+        self.bytes += self._size(model)
         self.models.append(model)
 
     def fits_memory(self, model: TrainedModel) -> bool:
@@ -203,8 +205,8 @@ class _Room:
 
     def fits_bytes(self, model: TrainedModel) -> bool:
         reserved = self._reserved.get(model.name)
-        others = self.bytes - (_size(reserved) if reserved is not None else 0)
-        return others + _size(model) <= MAX_CONFIG_BYTES
+        others = self.bytes - (self._size(reserved) if reserved is not None else 0)
+        return others + self._size(model) <= MAX_CONFIG_BYTES
 
     def takes_in(self, model: TrainedModel) -> bool:
         """Tell whether there is room beside all that is listed here and may have to stay."""
@@ -214,6 +216,18 @@ class _Room:
 
     def left(self) -> float:
         return float("inf") if self.capacity is None else self.capacity.nanos - self.used.nanos
+
+
+def _measure() -> Callable[[TrainedModel], int]:
+    """Return what tells a model's bytes in a list, and works each out once."""
+    known: dict[int, tuple[TrainedModel, int]] = {}
+
+    def size(model: TrainedModel) -> int:
+        if id(model) not in known:
+            known[id(model)] = (model, _size(model))
+        return known[id(model)][1]
+
+    return size
 
 
 def _size(model: TrainedModel) -> int:

@@ -1,3 +1,4 @@
+import asyncio
 import io
 import json
 import shutil
@@ -14,6 +15,7 @@ from agent.controller.run import LEASE_NAME
 from agent.core.configmaps import config_map_name
 from agent.core.parents import PARENT_LABEL, read_parent
 from agent.core.validation import faults
+from agent.kube.lease import Lease, LeaseTimes
 from agent.webhook.server import PATH
 from tests.core.trainedmodels import trained_model
 from tests.fakes.cluster import Cluster, inference_service
@@ -186,7 +188,16 @@ async def test_beside_kserve_the_rights_are_the_calls_of_status_only_and_no_more
     assert made == rights(built, "ClusterRole", folder="status-only")
 
 
-def test_the_lease_may_be_had_in_its_own_namespace_alone(built):
-    assert LEASE_NAME
-    verbs = {("get", "coordination.k8s.io", "leases"), ("create", "coordination.k8s.io", "leases")}
-    assert rights(built, "Role") == verbs | {("update", "coordination.k8s.io", "leases")}
+async def test_the_lease_may_be_had_in_its_own_namespace_alone_and_by_the_calls_that_are_made(built):
+    async with Cluster() as cluster:
+        lease = Lease(cluster.client(), "default", LEASE_NAME, "one", LeaseTimes(retry=0.05))
+        renewals = ("update", "coordination.k8s.io", "leases")
+        async with asyncio.TaskGroup() as group:
+            contending = group.create_task(lease.run())
+            await cluster.until(lambda: cluster.server.counted("update")[renewals])
+            await lease.release()
+            contending.cancel()
+        made = set(cluster.server.calls)
+    assert made == rights(built, "Role")
+    [namespace] = {obj["metadata"]["namespace"] for obj in built["rbac"] if obj["kind"] == "Role"}
+    assert namespace == "model-agent-system"
