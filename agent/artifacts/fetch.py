@@ -103,7 +103,7 @@ class Fetcher:
         Raises RetryableError or TerminalError. When cancelled, lets go within a second; only partials
         and their journals are left.
         """
-        stored = self._store.revisions().get(uri)
+        stored = self._store.live()[0].get(uri)
         if not relist and stored is not None and stored.meets(declared):
             progress.expect(stored.size_bytes)
             progress.held(stored.size_bytes)
@@ -223,7 +223,7 @@ class Fetcher:
     def _conclude(self, manifest: Manifest, declared: Declaration) -> StoredRevision:
         """Check what is declared, and write the manifest but for unpinned bytes that came again. Blocks."""
         manifest = self._checker.checked(manifest, declared)
-        known = self._store.revisions().get(manifest.uri)
+        known = self._store.live()[0].get(manifest.uri)
         says = bool(manifest.sha256 or manifest.checked)
         news = known is None or (known.sha256, known.checked) != (manifest.sha256, manifest.checked)
         if not (news and says) and self._store.intact(manifest.uri, manifest.revision):
@@ -232,7 +232,7 @@ class Fetcher:
 
     def _remembered(self, uri: str) -> tuple[dict[BlobId, str | None], str]:
         """Return the checksums that the last revision of this URI recorded, and what proved all of them."""
-        last = self._store.revisions().get(uri)
+        last = self._store.live()[0].get(uri)
         manifest = self._store.manifest(uri, last.revision) if last is not None else None
         if manifest is None:
             return {}, "seen-first"

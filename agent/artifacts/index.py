@@ -4,8 +4,9 @@ Blobs by id, revisions by (URI, revision), and the newest revision of each URI. 
 the store holds its lock around every change; the two `snapshot`s copy a dict, which is one step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from agent.artifacts.manifest import BlobId, BlobStat, Stored, integrity
 from agent.core.model import Revision, StoredRevision
@@ -59,6 +60,11 @@ class Index:
     def snapshot(self) -> dict[str, StoredRevision]:
         """Return the newest revision of each URI."""
         return self._newest.copy()
+
+    @property
+    def newest(self) -> Mapping[str, StoredRevision]:
+        """The same, not copied: for looking up, not for going through."""
+        return MappingProxyType(self._newest)
 
     def get(self, key: RevisionKey) -> RevisionRecord | None:
         """Return the record of a complete revision."""

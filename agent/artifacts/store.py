@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 from agent.artifacts import opening, scan
@@ -341,6 +342,10 @@ class Store:
     def told(self) -> Mapping[ModelName, Told]:
         """Return what the server was last told, a name. In memory."""
         return self._told.copy()
+
+    def live(self) -> tuple[Mapping[str, StoredRevision], Mapping[ModelName, Told]]:
+        """Return `revisions` and `told` uncopied, to look names up at once: they may change. In memory."""
+        return self._blobs.index.newest, MappingProxyType(self._told)
 
     def previous(self) -> Mapping[ModelName, Told]:
         """Return, where `told` is not confirmed, what was last confirmed before it. In memory."""

@@ -186,7 +186,7 @@ class Reconciler:
             self._standing.touched.add(name)
             self._remember(outcome)
             self._log(outcome)
-            self._refresh(name, self._world.observe())
+            self._refresh(name, self._world.glance())
 
     def _remember(self, outcome: Outcome) -> None:
         """Hold what failed, unless nobody means it any more: then coming back to it is tried at once."""
@@ -194,7 +194,7 @@ class Reconciler:
         name, key = outcome.action.name, hold_key(outcome.action)
         self._holds = record(self._holds, outcome, self._clock.now(), self._backoff, self._clock.draw())
         if isinstance(outcome, Failed) or isinstance(outcome.action, Unload):
-            revisions = _revisions(name, self._desired, self._world.observe())
+            revisions = _revisions(name, self._desired, self._world.glance())
             self._holds = {
                 other: hold
                 for other, hold in self._holds.items()
@@ -231,14 +231,12 @@ class Reconciler:
     def _start(self, group: asyncio.TaskGroup) -> None:
         fetches = sum(isinstance(action, Fetch) for action in self._busy.values())
         server = len(self._busy) - fetches
-        observed = None
         for action in (
             *self._standing.take(self._standing.server, self._world.server_slots - server, self._busy),
             *self._standing.take(self._standing.fetches, self._limits.downloads - fetches, self._busy),
         ):
             self._begin(group, action)
-            observed = observed or self._world.observe()
-            self._refresh(action.name, observed)
+            self._refresh(action.name, self._world.glance())
 
     def _begin(self, group: asyncio.TaskGroup, action: Action) -> None:
         kind = type(action).__name__.lower()

@@ -17,7 +17,7 @@ from agent.artifacts.progress import Progress
 from agent.artifacts.store import Store
 from agent.core.actions import Action, Fetch, Load, Unload
 from agent.core.errors import AgentError, RetryableError, TerminalError
-from agent.core.model import ModelName, ModelSpec, ObservedState, Told
+from agent.core.model import ModelName, ModelSpec, ObservedState, StoredRevision, Told
 from agent.core.reasons import Reason
 from agent.core.status import ProgressReading
 from agent.reconcile.server_link import ServerLink
@@ -63,10 +63,18 @@ class Pod:
 
     def observe(self) -> ObservedState:
         """Return what store and server link know at this moment; no I/O."""
+        return self._observed(self._store.revisions(), self._store.told())
+
+    def glance(self) -> ObservedState:
+        """Return the same uncopied; see `World`."""
+        return self._observed(*self._store.live())
+
+    def _observed(
+        self, stored: Mapping[str, StoredRevision], told: Mapping[ModelName, Told]
+    ) -> ObservedState:
         presence = self._link.presence
-        told = self._store.told()
         return ObservedState(
-            stored=self._store.revisions(),
+            stored=stored,
             told=told,
             restorable=_Restorable(self._store, told),
             loaded=presence.loaded,
@@ -101,7 +109,7 @@ class Pod:
 
     async def _load(self, action: Load) -> None:
         server = self._link.server
-        before = self._store.told().get(action.name)
+        before = self._store.live()[1].get(action.name)
         good = before if before is None or before.confirmed else self._store.previous().get(action.name)
         try:
             with span("publish"):
@@ -182,7 +190,7 @@ class Pod:
     # The rest runs on a thread.
 
     def _repair(self, name: ModelName) -> None:
-        told = self._store.told().get(name)
+        told = self._store.live()[1].get(name)
         if told is None or not told.confirmed or name not in self._link.presence.loaded:
             return
         if not self._store.intact(told.uri, told.revision):

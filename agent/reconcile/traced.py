@@ -26,6 +26,10 @@ class TracedWorld:
         """See `World`."""
         return self._world.observe()
 
+    def glance(self) -> ObservedState:
+        """See `World`."""
+        return self._world.glance()
+
     async def perform(self, action: Action) -> None:
         """Do what *action* says, within the trace of its model."""
         if isinstance(action, Fetch) and not self._journeys.under_way(action.name):
@@ -37,12 +41,12 @@ class TracedWorld:
     async def _look_again(self, action: Fetch) -> None:
         """List the storage of a model that serves; only new bytes begin a way."""
         uri = action.spec.storage_uri
-        before = self.observe().stored.get(uri)
+        before = self.glance().stored.get(uri)
         self._journeys.look_again(action.name, action.spec)
         try:
             with self._journeys.within(action.name):
                 await self._world.perform(action)
         finally:
-            after = self.observe().stored.get(uri)
+            after = self.glance().stored.get(uri)
             if before is not None and after is not None and before.revision == after.revision:
                 self._journeys.nothing_new(action.name)

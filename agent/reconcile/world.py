@@ -23,6 +23,10 @@ class World(Protocol):
         """Return the last confirmed observation; what an action confirmed is in it at once."""
         ...
 
+    def glance(self) -> ObservedState:
+        """Return the same at no cost, to look single names up in at once: it may change meanwhile."""
+        ...
+
     async def perform(self, action: Action) -> None:
         """Do all that the action's docstring says, and return once it is confirmed.
 

@@ -49,9 +49,19 @@ class MemoryWorld:
     moving: dict[ModelName, int] = field(default_factory=dict)
     unload_faults: dict[ModelName, AgentError] = field(default_factory=dict)
     ring: Callable[[], None] = lambda: None
+    observations: int = 0
+    glances: int = 0
     death: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def glance(self) -> ObservedState:
+        self.glances += 1
+        return self._seen()
+
     def observe(self) -> ObservedState:
+        self.observations += 1
+        return self._seen()
+
+    def _seen(self) -> ObservedState:
         return ObservedState(
             stored=dict(self.stored),
             told=dict(self.told),

@@ -227,6 +227,8 @@ async def test_thousands_of_models_become_ready():
         reconciler.want(wanted(**{f"m{i:05}": f"s3://b/{i}" for i in range(2000)}))
         await asyncio.sleep(60)
         assert sum(status.ready for status in board.models.values()) == 2000
+    assert world.glances >= 2 * 2 * 2000
+    assert world.observations < 2000, "all of them are read for a plan, not for each action"
 
 
 class SlowClock:
