@@ -240,6 +240,8 @@ class Sidecar:
         if settings.scrub_interval:
             rate = settings.scrub_rate
             services["scrub"] = Scrubbing(store, settings.scrub_interval, rate, wakeup.ring).run
+        if tracing is not None:
+            services["traces"] = tracing.journeys.keep_short
         if settings.events:
             services["events"] = PodEvents(self.board, self._environ, self._clock).run
         if settings.once:

@@ -42,11 +42,11 @@ class TracedWorld:
         """List the storage of a model that serves; only new bytes begin a way."""
         uri = action.spec.storage_uri
         before = self.glance().stored.get(uri)
-        self._journeys.look_again(action.name, action.spec)
+        way = self._journeys.look_again(action.name, action.spec)
         try:
             with self._journeys.within(action.name):
                 await self._world.perform(action)
         finally:
             after = self.glance().stored.get(uri)
             if before is not None and after is not None and before.revision == after.revision:
-                self._journeys.nothing_new(action.name)
+                self._journeys.nothing_new(action.name, way)

@@ -4,6 +4,7 @@ A way that takes longer than an hour is ended and goes on in the next trace, whi
 that fails for ever keeps a trace open for ever.
 """
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from agent.core.status import ModelStatus, Phase
 from agent.telemetry.traces import Span, Tracer, Value, told, within
 
 LONGEST_SECONDS = 3600.0
+SWEEP_SECONDS = 60.0
 NAME = "model to Ready"
 
 
@@ -44,13 +46,12 @@ class Journeys:
             self._end(name, way, "superseded")
             linked, way = way.span, None
         if way is None:
-            return None if status.reason is None else self._begin(name, status.spec, linked).trace_id
+            if status.reason is None:
+                return None
+            way = self._begin(name, status.spec, linked)
         before, way.status = way.status, status
         if status.reason is None:
             return self._end(name, way, "ready")
-        if self._now() - way.began >= LONGEST_SECONDS:
-            self._end(name, way, "unfinished")
-            return self._begin(name, status.spec, way.span).trace_id
         if status.phase is Phase.FAILED and (before is None or before.attempts != status.attempts):
             way.span.note("failed", {"failure": told(status.reason, status.message)})
         return way.span.trace_id
@@ -59,14 +60,23 @@ class Journeys:
         """Say whether a model is on its way."""
         return name in self._ways
 
-    def look_again(self, name: ModelName, spec: ModelSpec) -> None:
-        """Begin the way that a model has to go if its storage turns out to hold new bytes."""
-        self._begin(name, spec, None)
+    async def keep_short(self) -> None:
+        """Go on with a linked trace where one has taken an hour; for ever."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            for name, way in [*self._ways.items()]:
+                if self._now() - way.began >= LONGEST_SECONDS:
+                    self._end(name, way, "unfinished")
+                    self._begin(name, way.spec, way.span).status = way.status
 
-    def nothing_new(self, name: ModelName) -> None:
-        """End the way of a model whose storage held what it serves."""
+    def look_again(self, name: ModelName, spec: ModelSpec) -> Span:
+        """Begin the way that a model has to go if its storage turns out to hold new bytes."""
+        return self._begin(name, spec, None).span
+
+    def nothing_new(self, name: ModelName, way_of: Span) -> None:
+        """End the way of a model whose storage held what it serves, if nothing else was heard of it."""
         way = self._ways.get(name)
-        if way is not None:
+        if way is not None and way.span is way_of and way.status is None:
             self._end(name, way, "unchanged")
 
     def within(self, name: ModelName) -> AbstractContextManager[None]:
@@ -79,15 +89,15 @@ class Journeys:
         for name, way in [*self._ways.items()]:
             self._end(name, way, "agent stopped")
 
-    def _begin(self, name: ModelName, spec: ModelSpec, linked: Span | None) -> Span:
+    def _begin(self, name: ModelName, spec: ModelSpec, linked: Span | None) -> _Way:
         attributes: dict[str, Value] = {
             "model": name,
             "uri": uri.redacted(spec.storage_uri),
             "framework": spec.framework,
         }
         span = self._tracer.begin(NAME, attributes, linked)
-        self._ways[name] = _Way(span, spec, self._now())
-        return span
+        way = self._ways[name] = _Way(span, spec, self._now())
+        return way
 
     def _end(self, name: ModelName, way: _Way, outcome: str) -> str:
         del self._ways[name]

@@ -4,7 +4,12 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import asynccontextmanager
 
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from agent.demo.dummy_server import DummyServer
 from tests.e2e.agent_process import ROOT, until
 from tests.e2e.rig import started
 from tests.fakes.collector import Collector
@@ -45,6 +50,35 @@ async def test_a_models_way_to_ready_is_one_trace_that_storage_and_log_know(tmp_
             }
             assert [line["trace_id"] for line in logged(rig, "model is ready")] == [root.trace]
             assert collector.headers[0]["x-key"] == "k1"
+
+
+@asynccontextmanager
+async def recording_server(folder):
+    """A model server that remembers which trace each load was a part of."""
+    told = {}
+
+    @web.middleware
+    async def note(request, handler):
+        told[request.path] = request.headers.get("traceparent")
+        return await handler(request)
+
+    app = DummyServer(folder / "volume" / "models").app()
+    app.middlewares.append(note)
+    async with TestServer(app, host="127.0.0.1") as server:
+        yield f"http://127.0.0.1:{server.port}", told
+
+
+async def test_the_model_server_is_told_of_the_trace_that_a_load_is_a_part_of(tmp_path):
+    async with Collector().serving() as collector, recording_server(tmp_path) as (url, told):
+        flags, environ = {"server-url": url}, collector.environ()
+        async with started(tmp_path, flags=flags, environ=environ, server=False) as rig:
+            rig.put("a/1", b"first")
+            rig.want(a="a/1")
+            await rig.settled("a")
+            await until(lambda: collector.named("load"), what="the load's span")
+        (load,) = collector.named("load")
+        assert told["/v2/repository/models/a/load"].startswith(f"00-{load.trace}-{load.id}-")
+        assert told["/v2/health/ready"] is None, "looking at the server is no part of any model's way"
 
 
 async def test_a_failure_is_told_by_its_reason_and_a_changed_spec_begins_a_trace_that_is_linked(tmp_path):

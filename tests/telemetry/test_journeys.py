@@ -1,5 +1,6 @@
 """Every way to Ready is one trace: begun once, ended once, and never kept open for ever."""
 
+import asyncio
 import contextlib
 from dataclasses import replace
 
@@ -31,8 +32,8 @@ STATES = {
 
 class Ways:
     def __init__(self) -> None:
-        self.now, self.tracer = 0.0, FakeTracer()
-        self.journeys = Journeys(self.tracer, lambda: self.now)
+        self.tracer = FakeTracer()
+        self.journeys = Journeys(self.tracer, lambda: 0.0)
 
     def told(self, *states: str) -> list[str | None]:
         return [self.journeys.follow(ModelName("m"), STATES[state]) for state in states]
@@ -41,11 +42,10 @@ class Ways:
         return [each.attributes.get("outcome") for each in self.tracer.begun]
 
 
-@given(st.lists(st.tuples(st.sampled_from(sorted(STATES)), st.sampled_from([0.0, 1.0, LONGEST_SECONDS]))))
-def test_each_trace_ends_once_and_at_most_one_a_model_is_open(events):
+@given(st.lists(st.sampled_from(sorted(STATES))))
+def test_each_trace_ends_once_and_at_most_one_a_model_is_open(states):
     ways = Ways()
-    for state, pause in events:
-        ways.now += pause
+    for state in states:
         ways.told(state)
         live = [each for each in ways.tracer.begun if not each.ended]
         status = STATES[state]
@@ -65,23 +65,39 @@ def test_the_way_ends_at_ready_and_a_model_that_stays_ready_begins_none():
     assert traces[5] is None
     (span,) = ways.tracer.begun
     assert (span.attributes["outcome"], span.attributes["revision"]) == ("ready", "ab" * 32)
-    assert span.notes == ["failed", "failed"], "once a failed attempt"
+    assert span.notes == ["failed", "failed"], "one for each failed attempt"
     assert span.failure is None
 
 
-def test_another_spec_and_an_hour_begin_a_trace_that_is_linked_to_the_last():
+def test_another_spec_begins_a_trace_that_is_linked_to_the_last():
     ways = Ways()
-    ways.told("failed", "other")
-    ways.now = LONGEST_SECONDS
-    ways.told("moving", "gone")
-    ways.now += LONGEST_SECONDS
-    ways.told("failed")
-    ways.now += LONGEST_SECONDS
-    ways.told("again")
-    assert ways.outcomes() == ["superseded", "superseded", "dropped", "unfinished", None]
+    ways.told("failed", "other", "moving", "gone", "failed")
+    assert ways.outcomes() == ["superseded", "superseded", "dropped", None]
     begun = ways.tracer.begun
-    assert [each.linked for each in begun] == [None, begun[0], begun[1], None, begun[3]]
-    assert begun[3].failure == "NotFound: nothing is there"
+    assert [each.linked for each in begun] == [None, begun[0], begun[1], None]
+
+
+@pytest.mark.looptime(start=1000.0)
+async def test_an_hour_ends_a_trace_by_itself_and_a_linked_one_goes_on():
+    tracer, loop = FakeTracer(), asyncio.get_running_loop()
+    journeys = Journeys(tracer, loop.time)
+    keeping = asyncio.create_task(journeys.keep_short())
+    journeys.follow(ModelName("m"), STATES["failed"])
+    await asyncio.sleep(2.5 * LONGEST_SECONDS)
+    keeping.cancel()
+    journeys.follow(ModelName("m"), STATES["ready"])
+    first, second, third = tracer.begun
+    assert [each.attributes["outcome"] for each in tracer.begun] == ["unfinished", "unfinished", "ready"]
+    assert (first.linked, second.linked, third.linked) == (None, first, second)
+    assert first.failure == second.failure == "NotFound: nothing is there"
+
+
+async def test_a_look_that_finds_nothing_new_ends_no_way_that_was_begun_meanwhile():
+    ways = Ways()
+    ways.told("ready")
+    storage = Storage("old", ways.journeys, meanwhile=lambda: ways.told("other"))
+    await TracedWorld(storage, ways.journeys).perform(Fetch(ModelName("m"), SPEC, relist=True))
+    assert ways.outcomes() == ["superseded", None]
 
 
 class Storage:
@@ -89,8 +105,8 @@ class Storage:
 
     restarts, server_slots = 0, 1
 
-    def __init__(self, finds: str | RetryableError, journeys: Journeys) -> None:
-        self.finds, self.journeys = finds, journeys
+    def __init__(self, finds: str | RetryableError, journeys: Journeys, meanwhile=lambda: None) -> None:
+        self.finds, self.journeys, self.meanwhile = finds, journeys, meanwhile
         self.stored = self._stored("old")
 
     def observe(self) -> ObservedState:
@@ -100,6 +116,7 @@ class Storage:
 
     async def perform(self, action) -> None:
         assert self.journeys.under_way(action.name)
+        self.meanwhile()
         if isinstance(self.finds, RetryableError):
             raise self.finds
         self.stored = self._stored(self.finds)
