@@ -7,6 +7,7 @@ what KServe's agent does in the same place.
 import asyncio
 import json
 
+import pytest
 from aiohttp import web
 
 from tests.e2e.neighbours import Gate
@@ -152,6 +153,7 @@ async def test_an_update_never_takes_the_model_down(tmp_path):
         assert await rig.unloads() == 0
 
 
+@pytest.mark.layouts
 async def test_a_bad_new_uri_leaves_the_old_revision_serving(tmp_path):
     """KServe: the old one is gone."""
     async with started(tmp_path) as rig:
@@ -180,6 +182,7 @@ async def test_after_a_change_later_events_repeat_nothing(tmp_path):
         assert (await rig.stats())["loads"]["m"] == loads == 2
 
 
+@pytest.mark.layouts
 async def test_going_back_to_the_first_uri_is_done(tmp_path):
     """KServe: it is ignored."""
     async with started(tmp_path) as rig:
@@ -268,6 +271,7 @@ async def test_memory_is_counted_before_a_model_is_loaded(tmp_path):
         assert len((await rig.stats())["models"]) == 2
 
 
+@pytest.mark.layouts
 async def test_a_folder_removed_by_hand_comes_back(tmp_path):
     """KServe: it is not noticed; only a restart of the agent downloads it again."""
     async with started(tmp_path, flags={"resync-interval": "1s"}) as rig:

@@ -170,6 +170,7 @@ async def test_a_config_dir_that_is_missing_at_start_is_not_ready_and_is_found_w
         assert await rig.agent.get("/readyz") == (200, "ok\n")
 
 
+@pytest.mark.layouts
 async def test_a_restart_over_a_bad_document_goes_on_with_the_last_accepted(tmp_path):
     async with started(tmp_path) as rig:
         rig.put("one", "one")

@@ -27,6 +27,7 @@ async def test_a_cold_start_then_one_added_one_removed_one_changed(tmp_path, dia
         assert status["server"]["protocol"] == dialect
 
 
+@pytest.mark.layouts
 async def test_from_a_to_b_and_back_to_a_downloads_nothing_twice(tmp_path):
     async with started(tmp_path) as rig:
         rig.put("one", "one")
@@ -64,6 +65,7 @@ async def test_only_memory_or_framework_changed_downloads_nothing(tmp_path):
         assert len(rig.origin.received) == asked
 
 
+@pytest.mark.layouts
 async def test_a_corrupt_model_beside_good_ones_takes_nothing_from_them(tmp_path):
     async with started(tmp_path) as rig:
         rig.put("good", "good")
@@ -129,6 +131,7 @@ async def test_models_that_others_loaded_are_left_alone(tmp_path):
         assert (await rig.stats())["unloads"] == {"ours": 1}
 
 
+@pytest.mark.layouts
 async def test_an_empty_list_is_legal_and_unloads_everything(tmp_path):
     async with started(tmp_path) as rig:
         rig.put("one", "one")
