@@ -5,6 +5,7 @@ import hashlib
 import os
 import threading
 import time
+from collections import Counter
 
 import google_crc32c
 import pytest
@@ -72,7 +73,7 @@ async def test_small_objects_share_kept_connections(origin, engine, tmp_path):
     await engine.move(await orders.of(*paths))
     assert [orders.read(path) for path in paths] == [SMALL[: number * 10] for number in range(300)]
     assert len(origin.requests()) == 300
-    assert origin.connected <= FAST.connections_per_model
+    assert origin.connected <= FAST.max_connections // 2
 
 
 @pytest.mark.parametrize("checksums", [crc32c, crc64nvme, sha256, md5])
@@ -215,16 +216,29 @@ async def test_chunked_bytes_of_unknown_size_and_without_validator_are_digested(
 
 
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
-async def test_all_connections_to_an_origin_leave_it_alone_for_as_long_as_it_asks(
+async def test_an_origin_that_asks_for_a_pause_has_it_from_all_models_and_no_other_origin_has(
     origin, engine, tmp_path, content
 ):
-    origin.put("/x", content, [Fault(), Fault(status=429, headers={"Retry-After": "1"})] * 1)
-    origin.put("/y", content, [Fault(status=429, headers={"Retry-After": "1"})])
     orders = Orders(origin, tmp_path)
-    await engine.move(await orders.of("/y"))
-    first, second, *_ = origin.requests("/y")
-    assert second.at - first.at >= 0.99
-    assert orders.read("/y") == content
+    origin.put("/x", content, [Fault(status=429, headers={"Retry-After": "1"})])
+    origin.put("/y", content)
+    first = asyncio.ensure_future(engine.move(await orders.of("/x")))
+    while not origin.requests("/x"):
+        await asyncio.sleep(0.001)
+    refused = origin.requests("/x")[0].at
+    while origin.sent_bytes < len(b"<Error>no</Error>"):
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.1)  # let the refusal be read
+    with FaultyOrigin() as elsewhere:
+        elsewhere.put("/z", content)
+        second = asyncio.ensure_future(engine.move(await orders.of("/y")))
+        await engine.move(await Orders(elsewhere, tmp_path).of("/z"))
+        assert elsewhere.requests("/z")[0].at - refused < 0.9
+    await asyncio.gather(first, second)
+    later = [asked for asked in origin.requests() if asked.at > refused]
+    assert {asked.path for asked in later} == {"/x", "/y"}
+    assert min(asked.at for asked in later) - refused >= 0.99
+    assert orders.read("/x") == orders.read("/y") == content
 
 
 async def test_cancel_lets_go_at_once_and_the_next_try_goes_on_from_the_journal(origin, engine, tmp_path):
@@ -329,6 +343,26 @@ async def test_a_slow_large_model_does_not_keep_a_small_one_waiting(origin, engi
     await asyncio.wait([large])
 
 
+async def test_two_slow_large_models_do_not_keep_a_small_third_one_waiting(origin, tmp_path):
+    engine = Engine(EngineSettings(max_connections=8))
+    origin.every = Fault(drip=100_000)
+    orders = Orders(origin, tmp_path)
+    for path in ("/one", "/two"):
+        origin.put(path, LARGE)
+    large = [asyncio.ensure_future(engine.move(await orders.of(path))) for path in ("/one", "/two")]
+    while (
+        min(Counter(asked.path for asked in origin.requests()).get(path, 0) for path in ("/one", "/two")) < 2
+    ):
+        await asyncio.sleep(0.01)
+    origin.put("/small", SMALL, [Fault()])
+    async with asyncio.timeout(5):
+        await engine.move(await orders.of("/small"))
+    for task in large:
+        task.cancel()
+    await asyncio.wait(large)
+    engine.close()
+
+
 async def test_a_drip_is_given_up_after_a_while_and_another_connection_goes_on(origin, engine, tmp_path):
     origin.put("/x", SMALL, [Fault(drip=100)])
     orders = Orders(origin, tmp_path)
@@ -393,6 +427,20 @@ async def test_the_bandwidth_limit_holds_within_five_percent(origin, tmp_path):
     rate = 8 * MIB / (time.monotonic() - began)
     engine.close()
     assert rate == pytest.approx(limit, rel=0.05)
+
+
+async def test_the_bandwidth_limit_is_one_for_all_models_together(origin, tmp_path):
+    limit = 4 * MIB
+    engine = Engine(EngineSettings(bandwidth_limit=limit))
+    orders = Orders(origin, tmp_path)
+    paths = [f"/m{number}" for number in range(4)]
+    for number, path in enumerate(paths):
+        origin.put(path, LARGE[number : number + 2 * MIB])
+    began = time.monotonic()
+    await asyncio.gather(*[engine.move(await orders.of(path)) for path in paths])
+    rate = 8 * MIB / (time.monotonic() - began)
+    engine.close()
+    assert limit * 0.7 < rate < limit * 1.05
 
 
 async def test_a_full_disk_is_told(origin, engine, tmp_path):

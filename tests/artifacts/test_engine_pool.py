@@ -70,7 +70,7 @@ def bench(wired):
 
 
 def test_a_burst_of_refusals_halves_the_connections_once(bench):
-    for _ in range(2):
+    for _ in range(MOST):
         bench.job(1000)
     assert len(bench.given) == MOST
     burst, bench.given = bench.given, []
@@ -83,7 +83,7 @@ def test_a_burst_of_refusals_halves_the_connections_once(bench):
 
 
 def test_an_origin_that_answers_again_has_all_its_connections_back_after_about_a_hundred_answers(bench):
-    for _ in range(2):
+    for _ in range(MOST):
         bench.job(1000)
     burst, bench.given = bench.given, []
     for refused in burst:

@@ -1,6 +1,7 @@
 """Who uses which connection: one pool for all models, shared fairly, backing off an origin together.
 
-A model (a `Job`) uses at most half of the connections, and the one that uses fewest is served first.
+A model (a `Job`) uses at most half of the connections, one of two a third, and so on: there is always
+a share free for the next to come, whatever the others' parts take. Who uses fewest is served first.
 """
 
 import threading
@@ -158,7 +159,7 @@ class Pool:
 
     def saturated(self, job: Job) -> bool:
         """Whether *job* has all the connections it may have, so that `pump` is no use. A glance, no lock."""
-        return job.active >= self._settings.connections_per_model
+        return job.active >= self._most()
 
     def wanted(self, piece: Piece) -> bool:
         """Whether the job of *piece* still wants it."""
@@ -279,8 +280,13 @@ class Pool:
         self._open -= 1
         return idle.pop(0)
 
+    def _most(self) -> int:
+        """Return how many connections one job may have, with as many as are at work now."""
+        at_work = sum(1 for job in self._jobs if job.active or job.ready)
+        return max(1, (self._settings.max_connections + 1) // (max(1, at_work) + 1))
+
     def _take(self, route: Route, now: float) -> Piece | None:
-        most = self._settings.connections_per_model
+        most = self._most()
         jobs = self._jobs if len(self._jobs) == 1 else sorted(self._jobs, key=lambda job: job.active)
         for job in jobs:
             queue = job.ready.get(route)

@@ -54,8 +54,3 @@ class EngineSettings:
     def library_seconds(self) -> float:
         """How long a library may take for one piece: what the slowest connection may, and a stall."""
         return self.stall_seconds + LIBRARY_PIECE_BYTES / max(1, self.min_rate)
-
-    @property
-    def connections_per_model(self) -> int:
-        """Half of all, so that a large model never keeps a small one waiting for a connection."""
-        return max(1, (self.max_connections + 1) // 2)
