@@ -525,6 +525,27 @@ async def test_a_silent_last_part_is_asked_for_again_long_before_it_counts_as_st
     assert orders.read("/x") == LARGE
 
 
+async def test_sources_of_large_objects_are_asked_for_while_others_move(origin, engine, tmp_path):
+    orders, asking, most = Orders(origin, tmp_path), 0, 0
+    paths = [f"/shard{number}" for number in range(12)]
+    for number, path in enumerate(paths):
+        origin.put(path, LARGE[number : number + 2 * MIB])
+
+    class Slow(OriginProvider):
+        async def source(self, obj):
+            nonlocal asking, most
+            asking += 1
+            most = max(most, asking)
+            await asyncio.sleep(0.01)
+            asking -= 1
+            return await super().source(obj)
+
+    orders.provider = Slow(origin)
+    await engine.move(await orders.of(*paths))
+    assert [orders.read(path) for path in paths] == [origin.objects[path] for path in paths]
+    assert 4 <= most <= 9
+
+
 async def test_more_orders_than_are_ever_under_way_at_once_all_come(origin, engine, tmp_path):
     paths = [f"/many/{number}" for number in range(1000)]
     for path in paths:

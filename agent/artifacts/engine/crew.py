@@ -26,6 +26,9 @@ from agent.storage.base import HttpSource, Source
 _BACKLOG = 128
 """So many downloads are ready or under way at once; sources are asked for only shortly before."""
 
+_AHEAD = 8
+"""So many sources of large objects are asked for at once: some ask the service for a checksum first."""
+
 _GRACE_SECONDS = 0.5
 
 
@@ -97,15 +100,16 @@ class OrderCrew:
                 await tools.threads.run(lambda: _give_up(left, hangs=hangs))
 
     async def _feed(self) -> None:
-        for order in self._orders:
+        ahead = Ahead(self._orders, self._tools.clock)
+        for number, order in enumerate(self._orders):
             while self._load >= _BACKLOG:
                 self._room.clear()
                 self._starved = True
                 if self._load >= _BACKLOG:
                     await self._room.wait()
-            source = await patiently(order.source)
+            source, asked_at = await ahead.source(number, self._group)
             if isinstance(source, HttpSource):
-                await self._begin(order, source)
+                await self._begin(order, source, asked_at)
             elif self._group is not None:
                 self._local += 1
                 self._group.create_task(self._locally(order, source), name="local")
@@ -115,17 +119,17 @@ class OrderCrew:
         """How full the backlog is: a large object has two files open, so it counts for eight small ones."""
         return len(self._moving) + 7 * self._ranged + self._local
 
-    async def _begin(self, order: Order, source: HttpSource) -> None:
+    async def _begin(self, order: Order, source: HttpSource, asked_at: float) -> None:
         route, size = route_of(source), order.obj.size
         if size is None or size <= SMALL_BYTES or not order.obj.pinned:
             download: Download = Streamed(
-                order, source, self, now=self._tools.clock(), keep_cached=self._tools.keep_cached
+                order, source, self, now=asked_at, keep_cached=self._tools.keep_cached
             )
             self._moving[download] = route
         else:
             tools = self._tools
             download = Ranged(
-                order, source, self, boot=tools.boot, start_thread=tools.threads.start, now=tools.clock(),
+                order, source, self, boot=tools.boot, start_thread=tools.threads.start, now=asked_at,
                 keep_cached=tools.keep_cached,
             )  # fmt: skip
             self._moving[download] = route
@@ -221,6 +225,31 @@ class OrderCrew:
     def _post(self, call: Callable[[], None]) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(call)
+
+
+class Ahead:
+    """Asks for the sources of the next few large objects while the first of them are moved already."""
+
+    def __init__(self, orders: Sequence[Order], clock: Callable[[], float]) -> None:
+        self._orders, self._clock = orders, clock
+        self._asked: dict[int, asyncio.Task[tuple[Source, float]]] = {}
+        self._next = 0
+
+    async def source(self, number: int, group: asyncio.TaskGroup | None) -> tuple[Source, float]:
+        """Return the source of that order, and when it was asked for. Call it for each, in order."""
+        self._next = max(self._next, number + 1)
+        last = min(number + _BACKLOG, len(self._orders))
+        while group is not None and self._next < last and len(self._asked) < _AHEAD:
+            if (self._orders[self._next].obj.size or 0) > SMALL_BYTES:  # a small one costs less than a task
+                asking = group.create_task(self._ask(self._orders[self._next]), name="source")
+                self._asked[self._next] = asking
+            self._next += 1
+        asked = self._asked.pop(number, None)
+        return await (asked if asked is not None else self._ask(self._orders[number]))
+
+    async def _ask(self, order: Order) -> tuple[Source, float]:
+        asked_at = self._clock()
+        return await patiently(order.source), asked_at
 
 
 def _give_up(downloads: Sequence[Download], *, hangs: bool) -> None:
