@@ -15,6 +15,7 @@ OUT = Path(__file__).parent.parent / "artifacts-out"
 expect = playwright_api.expect
 in_chromium = [
     pytest.mark.real,
+    pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of the driver's own pipes
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

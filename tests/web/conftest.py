@@ -5,6 +5,7 @@ import threading
 
 import aiohttp
 import pytest
+import pytest_asyncio
 from aiohttp import web
 
 from agent.telemetry.metrics import Metrics
@@ -51,8 +52,9 @@ def status_url():
     loop.close()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser():
+    """One Chromium for the tests of a file, each of which has a context of its own; it takes a second to start."""
     api = pytest.importorskip("playwright.async_api", reason="requirements/dev.txt installs playwright")
     async with api.async_playwright() as driver:
         browser = await driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(QUIET))
