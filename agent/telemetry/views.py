@@ -118,6 +118,8 @@ def model_view(model: Mapping[str, Any], now: float) -> RenderableType:
     answer = model.get("explanation")
     if answer is not None:
         parts.append(_answer(answer, now))
+    if model["spec"] is not None:
+        parts.append(_wanted(model))
     parts.append(_conditions(model))
     if model.get("history"):
         parts.append(_story(model["history"], now))
@@ -173,6 +175,30 @@ def _refusal_rows(answer: Mapping[str, Any], row: Callable[[str, str | None], No
         else:
             row("refused", f"{what}: {refusal['reason']}: {refusal['message']}")
             row("", f"{refusal['cause']} {refusal['remedy']}")
+
+
+_PROOFS = {
+    "signed": "as signed by the key that the agent has",
+    "declared": "as models.json declares",
+    "provider": "as the storage's own checksum says",
+    "seen-first": "as first seen; nobody names a checksum",
+}
+
+
+def _wanted(model: Mapping[str, Any]) -> Table:
+    """Return what is wanted, and what speaks for its bytes."""
+    spec, integrity = model["spec"], model.get("integrity")
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    grid.add_row("storage", Text(f"{spec['storageUri']} ({spec['framework']})"))
+    grid.add_row(
+        "budget", Text(f"{spec['memory'] or 'not given'}; {words.size(model['heldBytes'])} reserved")
+    )
+    if integrity is not None:
+        kinds = f" ({', '.join(integrity['checksums'])})" if integrity["checksums"] else ""
+        grid.add_row("bytes", Text(_PROOFS.get(integrity["proof"], integrity["proof"]) + kinds))
+    return grid
 
 
 def _conditions(model: Mapping[str, Any]) -> Table:

@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 from rich.console import Console
 
-from agent.core.model import Rejection
+from agent.core.model import Integrity, Rejection
 from agent.core.reasons import Reason
 from agent.core.status import Phase, ProgressReading
 from agent.telemetry.views import ago, document_view, error_view, model_view
@@ -127,6 +127,21 @@ def test_a_download_has_its_bar():
     text = rendered(document_view(document, 0.0))
     assert "████████········" in text
     assert "50% 50 MiB of 100 MiB" in text
+
+
+@pytest.mark.parametrize(
+    ("integrity", "words"),
+    [
+        (None, None),
+        (Integrity("provider", ("crc32c",)), "as the storage's own checksum says (crc32c)"),
+        (Integrity("seen-first"), "as first seen; nobody names a checksum"),
+    ],
+)
+def test_one_model_says_what_speaks_for_its_bytes(integrity, words):
+    board = board_with(replace(ready("a"), integrity=integrity))
+    text = rendered(model_view(json.loads(Renderer(board, lambda at: at).explained(board.models["a"])), 0.0))
+    assert "s3://bucket/model (sklearn)" in text
+    assert words is None or words in text
 
 
 def test_of_too_many_models_those_in_trouble_are_shown():

@@ -54,7 +54,7 @@ def status_url():
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser():
-    """One Chromium for the tests of a file, each of which has a context of its own; it takes a second to start."""
+    """One Chromium for the tests of a file, since it takes a second to start; each has its own context."""
     api = pytest.importorskip("playwright.async_api", reason="requirements/dev.txt installs playwright")
     async with api.async_playwright() as driver:
         browser = await driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(QUIET))

@@ -25,12 +25,22 @@ export function detail(model) {
       ["Memory", model.spec.memory ?? "not given"],
       ["Reserved", size(model.heldBytes)],
       ["Wanted revision", model.revision && el("code", {}, model.revision.slice(0, 16))],
+      ["Its bytes", proof(model.integrity)],
       ["Served revision", model.servedRevision && el("code", {}, model.servedRevision.slice(0, 16))],
     ])),
     model.conditions.length > 0 && section("Conditions", pairs(model.conditions.map((condition) => [
       condition.type, el("span", {}, `${condition.status} `, when(condition.lastTransitionTime, "lasts"), condition.reason ? ` · ${condition.reason}` : ""),
     ]))),
   ].filter(Boolean);
+}
+
+const PROOFS = {
+  signed: "as signed by the key that the agent has", declared: "as models.json declares",
+  provider: "as the storage’s own checksum says", "seen-first": "as first seen; nobody names a checksum",
+};
+
+function proof(integrity) {
+  return integrity && `${PROOFS[integrity.proof] ?? integrity.proof}${integrity.checksums.length ? ` (${integrity.checksums.join(", ")})` : ""}`;
 }
 
 // What is told of a name that no model has: the error, with its explanation where it has one.
