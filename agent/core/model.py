@@ -112,6 +112,8 @@ class Told:
     `uri` is the storage URI this revision came from, `memory_bytes` what it was admitted with.
     `beside_bytes`: what the server may hold of another revision while this one is not confirmed, since
     nobody knows what became of a load: one of them, or both while it goes on.
+    `suspect` is the revision that took the server down when it was loaded last under this name, `crashes`
+    how often in a row; so no restart of the agent gives it a new chance to.
     """
 
     revision: Revision
@@ -120,6 +122,8 @@ class Told:
     memory_bytes: int
     confirmed: bool
     beside_bytes: int = 0
+    suspect: Revision | None = None
+    crashes: int = 0
 
     def held_bytes(self, *, moving: bool = False) -> int:
         """The most that the server may hold under this name, *moving* while it loads there (law 5)."""
@@ -129,6 +133,18 @@ class Told:
     def doubted(self, beside_bytes: int) -> "Told":
         """Return the same, not confirmed, with what the server may hold in its stead."""
         return replace(self, confirmed=False, beside_bytes=beside_bytes)
+
+    def suspecting(self, before: "Told | None", crashed: Revision | None = None) -> "Told":
+        """Return the same with the suspect of *before*, or *crashed*, which just took the server down.
+
+        One that is confirmed is no suspect any more.
+        """
+        suspect, crashes = (before.suspect, before.crashes) if before is not None else (None, 0)
+        if crashed is not None:
+            suspect, crashes = crashed, crashes + 1 if suspect == crashed else 1
+        if self.confirmed and suspect == self.revision:
+            suspect, crashes = None, 0
+        return replace(self, suspect=suspect, crashes=crashes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from agent.core.actions import Action, Cancelled, Failed, Fetch, Load, Outcome, Unload
-from agent.core.model import DesiredState, ModelName
+from agent.core.model import DesiredState, ModelName, Told
 from agent.core.reasons import Reason
 
 
@@ -127,6 +127,28 @@ def _hold(before: Hold | None, outcome: Failed, now: float, policy: BackoffPolic
         relist=load and outcome.terminal,
         crashes=crashes,
         refusals=refusals,
+    )
+
+
+def remembered(told: Mapping[ModelName, Told], now: float, policy: BackoffPolicy) -> Holds:
+    """Return the holds of an agent that starts: what took the server down before stays suspect."""
+    return {
+        (Step.LOAD, name, each.suspect): _suspicion(each.crashes, now, policy)
+        for name, each in told.items()
+        if each.suspect is not None and each.crashes
+    }
+
+
+def _suspicion(crashes: int, now: float, policy: BackoffPolicy) -> Hold:
+    times = "once" if crashes == 1 else f"{crashes} times"
+    quarantined = crashes >= policy.crashes_before_quarantine
+    return Hold(
+        failures=crashes,
+        until=now + (policy.terminal_seconds if quarantined else 0.0),
+        reason=Reason.SERVER_CRASHED,
+        message=f"the server ended {times} while it loaded this, before this agent started",
+        terminal=quarantined,
+        crashes=crashes,
     )
 
 

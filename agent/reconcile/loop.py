@@ -27,6 +27,7 @@ from agent.core.retry import (
     hold_key,
     meant,
     record,
+    remembered,
     still_meant,
     unload_key,
 )
@@ -125,10 +126,12 @@ class Reconciler:
         On return the board says of no model that it is up to date with what an earlier document asked for.
         """
         before = self._desired.models if self._desired is not None else {}
-        self._desired = desired
+        first, self._desired = self._desired is None, desired
         self._standing = _Standing()
         self._settled = False
         seen = self._world.observe()
+        if first:
+            self._holds = remembered(seen.told, self._clock.now(), self._backoff)
         names = desired.models.keys() | seen.told.keys()
         revisions = {pair for name in names for pair in _revisions(name, desired, seen)}
         self._holds = still_meant(self._holds, desired, revisions)

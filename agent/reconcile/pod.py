@@ -113,7 +113,7 @@ class Pod:
         good = before if before is None or before.confirmed else self._store.previous().get(action.name)
         try:
             with span("publish"):
-                await self._alone(self._publish, server, action)
+                await self._alone(self._publish, server, action, before)
         except AgentError:  # the folder still is what it was, and the server was asked nothing
             await self._alone(self._store.record, action.name, before)
             raise
@@ -126,7 +126,8 @@ class Pod:
             if faults:
                 raise _with(error, faults) from error
             raise
-        await self._alone(self._store.record, action.name, _told(action, confirmed=True))
+        told = _told(action, confirmed=True).suspecting(before)
+        await self._alone(self._store.record, action.name, told)
 
     async def _unload(self, action: Unload) -> None:
         await self._link.unload(action.name)
@@ -212,12 +213,13 @@ class Pod:
         if not action.aside:
             self._store.record(action.name, None)
 
-    def _publish(self, server: ModelServer, action: Load) -> None:
+    def _publish(self, server: ModelServer, action: Load, before: Told | None) -> None:
         manifest = self._store.manifest(action.uri, action.revision)
         if manifest is None:
             raise RetryableError(Reason.DISK_ERROR, "the downloaded revision is gone from the store")
         layout = self._layout(server, action.name, action.spec, manifest)
-        self._store.record(action.name, _told(action, confirmed=False).doubted(action.replaces_bytes))
+        intent = _told(action, confirmed=False).doubted(action.replaces_bytes)
+        self._store.record(action.name, intent.suspecting(before))
         self._store.publish(action.name, manifest, layout)
 
     def _take_back(self, name: ModelName, good: Told | None, intent: Told, faults: list[AgentError]) -> None:
@@ -237,14 +239,15 @@ class Pod:
 
         What the disk refuses is added to *faults*, and the rest is done all the same.
         """
-        name, spec = action.name, action.spec
+        name, most = action.name, max(action.spec.memory_bytes, action.replaces_bytes)
+        intent = self._store.live()[1].get(name)
+        crashed = action.revision if error.reason is Reason.SERVER_CRASHED else None
         gone = self._restore(server, name, good, faults)
-        if not isinstance(error, TerminalError):
-            intent = _told(action, confirmed=False).doubted(action.replaces_bytes)
-            most = max(spec.memory_bytes, action.replaces_bytes)
-            self._note(name, intent if good is None else good.doubted(most), faults)
+        doubt = intent if good is None else good.doubted(most)
+        if not isinstance(error, TerminalError) and doubt is not None:
+            self._note(name, doubt.suspecting(intent, crashed), faults)
         elif gone or good is not None:
-            self._note(name, good, faults)
+            self._note(name, None if good is None else good.suspecting(intent), faults)
 
     def _restore(
         self, server: ModelServer, name: ModelName, good: Told | None, faults: list[AgentError]

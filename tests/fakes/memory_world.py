@@ -124,8 +124,9 @@ class MemoryWorld:
         good = before if before is None or before.confirmed else self.previous.get(name)
         bytes_ = action.spec.memory_bytes
         intent = Told(action.revision, action.uri, action.spec.framework, bytes_, confirmed=False)
-        intent = self.told[name] = intent.doubted(action.replaces_bytes)
+        intent = self.told[name] = intent.doubted(action.replaces_bytes).suspecting(before)
         doubted = intent if good is None else good.doubted(max(bytes_, action.replaces_bytes))
+        doubted, good = doubted.suspecting(intent), None if good is None else good.suspecting(intent)
         try:
             lived = await self._lives(self.load_seconds)
         except asyncio.CancelledError:
@@ -136,7 +137,7 @@ class MemoryWorld:
             self.restart_server()
             lived = False
         if not lived:
-            self._remember(name, doubted)
+            self._remember(name, doubted.suspecting(intent, action.revision))
             raise RetryableError(Reason.SERVER_CRASHED, "the server ended while it loaded these bytes")
         if action.revision in self.late:
             self._remember(name, doubted)
@@ -146,7 +147,7 @@ class MemoryWorld:
         if action.revision in self.bad_revisions:
             self._remember(name, good)
             raise TerminalError(Reason.LOAD_REJECTED, "these bytes are no model")
-        self.told[name] = replace(intent, confirmed=True, beside_bytes=0)
+        self.told[name] = replace(intent, confirmed=True, beside_bytes=0).suspecting(intent)
         self.loaded[name] = (action.revision, bytes_)
 
     def _end_late(self, death: asyncio.Event, action: Load) -> None:

@@ -129,7 +129,7 @@ class Histories(RuleBasedStateMachine):
         self.agent = Reconciler(
             world, self.board, rules, Limits(downloads=2, resync_seconds=300), clock, Wakeup()
         )
-        world.ring, world.suspects = self.agent.wakeup.ring, set()
+        world.ring = self.agent.wakeup.ring
         self.agent.want(DesiredState(dict(world.wanted)))
         self.task = self.loop.create_task(self.agent.run())
         self.run(TICK)
@@ -238,6 +238,7 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def volume_is_lost(self):
         self.stop()
+        self.world.suspects.clear()
         self.world.stored.clear()
         self.world.told.clear()
         self.world.previous.clear()

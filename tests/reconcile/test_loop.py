@@ -295,3 +295,13 @@ async def test_what_failed_when_nobody_wanted_it_any_more_is_tried_at_once_when_
         reconciler.want(wanted(a=ONE))
         await asyncio.sleep(1.1)
         assert board.models[A].ready
+
+
+async def test_no_restart_of_the_agent_gives_a_model_in_quarantine_another_chance_at_once():
+    world = MemoryWorld({ONE: OLD}, poison={OLD})
+    for crashes in (3, 3, 4):
+        async with reconciling(world) as (reconciler, board):
+            reconciler.want(wanted(a=ONE))
+            await asyncio.sleep(60 if crashes == 3 else 310)
+            assert world.calls["Load", A] == crashes
+            assert (board.models[A].reason, board.models[A].ready) == (Reason.SERVER_CRASHED, False)

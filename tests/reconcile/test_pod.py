@@ -11,6 +11,7 @@ from agent.core.actions import Load, Unload
 from agent.core.errors import AgentError, RetryableError, TerminalError
 from agent.core.model import ModelName, ModelSpec, Revision, Told
 from agent.core.reasons import Reason
+from agent.core.retry import BackoffPolicy, Step, remembered
 from agent.reconcile.pod import Pod
 from agent.reconcile.server_link import ServerLink
 from agent.servers.base import ModelState, ServerReading, Traits
@@ -208,6 +209,23 @@ async def test_where_the_old_folder_cannot_be_put_back_nothing_stands_and_the_se
     assert "IntegrityMismatch" in told.value.message
     assert standing(store) is None
     assert store.told()[A].revision == first.revision
+
+
+async def test_what_takes_the_server_down_is_known_to_the_next_agent_until_it_is_loaded(pod, store, server):
+    first, second = a_load(store, b"one"), a_load(store, b"two")
+    await pod.perform(first)
+    for fault in (Reason.SERVER_CRASHED, Reason.SERVER_UNAVAILABLE, Reason.SERVER_CRASHED):
+        server.fault = RetryableError(fault, "gone")
+        with pytest.raises(RetryableError):
+            await pod.perform(second)
+        await pod.perform(first)
+        await pod.take_back_open_intents()
+    told = store.told()[A]
+    assert (told.revision, told.suspect, told.crashes) == (first.revision, second.revision, 2)
+    key = (Step.LOAD, A, second.revision)
+    assert remembered(store.told(), 7.0, BackoffPolicy())[key].crashes == 2
+    await pod.perform(second)
+    assert not remembered(store.told(), 7.0, BackoffPolicy())
 
 
 async def test_one_folder_that_cannot_be_mended_keeps_no_other_from_it_and_is_told_once(
