@@ -179,13 +179,21 @@ def test_shared_files_are_published_as_links(store, shelf, tmp_path):
     assert shared.exists()
 
 
-def test_one_of_ten_thousand_files(store, shelf):
-    blob = manifest_of(store, URI, {"a": b"1"}).entries[0]
-    entries = tuple(Entry(f"{n % 100}/{n}", 1, blob.blob, None) for n in range(10_000))
+@pytest.mark.parametrize(
+    "count", [10_000, pytest.param(1_000_000, marks=[pytest.mark.soak, pytest.mark.timeout(600)])]
+)
+def test_one_of_very_many_files(store, shelf, count):
+    """A file system takes no more than some 65,000 links to one file."""
+    files = {str(n): b"%d" % n for n in range(count // 50_000 + 1)}
+    blobs = [entry.blob for entry in manifest_of(store, URI, files).entries]
+    sizes = [len(content) for _, content in sorted(files.items())]
+    entries = tuple(
+        Entry(f"{n % 100}/{n}", sizes[n % len(blobs)], blobs[n % len(blobs)], None) for n in range(count)
+    )
     manifest = Manifest(URI, Revision("r"), 1.0, entries, "seen-first")
     store.commit(manifest)
     store.publish(M, manifest, plain(manifest))
-    assert len(tree(shelf.model_dir / M)) == 10_000
+    assert sum(len(names) for _, _, names in os.walk(shelf.model_dir / M)) == count
     assert store.stands(M, manifest, plain(manifest))
 
 
