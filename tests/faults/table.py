@@ -1,4 +1,7 @@
-"""`make faults`: runs every test that the catalogue names and prints what came of each fault."""
+"""`make faults`: runs every test that the catalogue names and prints what came of each fault.
+
+Its exit code is 1 where a fault failed, was not run or has no answer yet.
+"""
 
 import sys
 from collections import defaultdict
@@ -7,6 +10,8 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from tests.faults.catalogue import Fault, catalogue, named, proves, without_parameters
+
+BAD = {"FAILED", "NOT YET", "not run"}
 
 
 class Results:
@@ -50,8 +55,20 @@ def main() -> int:
     code = pytest.main(["-q", "--no-header", "-p", "no:cacheprovider", *named(faults)], plugins=[results])
     print("\n".join(["", *rows(faults, results.of)]))
     words = [outcome(fault, results.of)[0] for fault in faults.values()]
-    print("; ".join(f"{words.count(word)} {word}" for word in sorted(set(words))), f"of {len(faults)}")
-    return int(code)
+    print("\n".join(["", *counts(faults, words)]))
+    return int(code) or int(bool(BAD & set(words)))
+
+
+def counts(faults: Mapping[str, Fault], words: Sequence[str]) -> list[str]:
+    """The figures of a run."""
+    tested = sum(bool(fault.tests) for fault in faults.values())
+    reasons = sum(not fault.tests and bool(fault.reason) for fault in faults.values())
+    parts = sum(bool(fault.gap) for fault in faults.values())
+    return [
+        f"{len(faults)} faults: {tested} tested by {len(named(faults))} tests, {reasons} not injectable here",
+        "; ".join(f"{words.count(word)} {word}" for word in sorted(set(words))),
+        f"{parts} with a part that no test proves",
+    ]
 
 
 if __name__ == "__main__":

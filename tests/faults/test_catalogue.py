@@ -9,8 +9,9 @@ def test_every_fault_of_the_catalogue_is_there_and_no_other():
     ]
 
 
-def test_each_fault_has_a_test_a_reason_or_a_gap_that_is_named():
-    silent = [name for name, fault in catalogue().items() if not (fault.tests or fault.reason or fault.gap)]
+def test_each_fault_has_a_test_or_a_reason_why_it_cannot_be_injected_here():
+    """A gap beside a test says what no test proves yet; alone it is no answer."""
+    silent = [name for name, fault in catalogue().items() if not (fault.tests or fault.reason)]
     assert silent == []
 
 
