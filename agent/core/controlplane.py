@@ -254,13 +254,23 @@ def _shell(obj: Object) -> TrainedModel:
     return TrainedModel(known.metadata, known.spec, parsed)
 
 
+def _told_shard(model: TrainedModel) -> int | None:
+    """Return the shard that the status of the very spec gives, None where it gives none."""
+    status = model.status
+    if status is None or status.observed_generation != model.metadata.get("generation"):
+        return None
+    shard = status.extra.get("shard")
+    return shard if type(shard) is int else None
+
+
 def _place(parent: Parent, reading: Reading) -> Placement:
     here = [item for item in reading.models if not item.is_going]
     live = [item.model for item in here if not item.faults]
+    lists = {number: listed_models(obj) for number, obj in sorted(reading.config_maps.items())}
     listed: dict[str, set[int]] = {}
     entries: dict[str, Entry] = {}
-    for number, obj in sorted(reading.config_maps.items()):
-        for name, spec in listed_models(obj).items():
+    for number, specs in lists.items():
+        for name, spec in specs.items():
             listed.setdefault(name, set()).add(number)
             entries.setdefault(name, spec)
     kept = [
@@ -274,16 +284,20 @@ def _place(parent: Parent, reading: Reading) -> Placement:
         if model.name in entries and entries[model.name] != entry(model)
     }
     for model in live:
-        told = model.status.extra.get("shard") if model.status is not None else None
-        if model.name not in listed and type(told) is int:
+        told = _told_shard(model)
+        if model.name not in listed and told is not None:
             listed[model.name] = {told}  # its list was deleted or spoilt; its status remembers
     stored = {number: _digest(obj) for number, obj in reading.config_maps.items()}
+
+    def says(number: int, model: TrainedModel) -> bool:
+        return lists[number].get(ModelName(model.name)) == entry(model)
+
     loaded = {
         (model.name, number)
         for model in live
         if len(listed.get(model.name, ())) > 1
         for number in listed[model.name]
-        if loaded_on(number, model, reading.reports, stored)
+        if loaded_on(number, model, reading.reports, stored if says(number, model) else {})
     }
     return place([*live, *kept], parent.shards, listed, loaded, former)
 

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -179,6 +180,31 @@ def test_the_deleted_list_of_one_shard_is_repaired_where_it_was_and_not_where_it
     del world.maps[1]
     world.rest()
     assert [list(listed_models(world.maps[number])) for number in (0, 1)] == [[], ["a"]]
+
+
+def test_a_model_that_goes_over_from_another_parent_is_a_newcomer():
+    world = world_of(["1Gi"], [trained_model("a", memory="600Mi")])
+    world.rest()
+    over = trained_model("b", memory="600Mi", parent="other")
+    world.put(over)
+    world.models["b"]["status"] = copy.deepcopy(world.models["a"]["status"])
+    world.put(trained_model("b", memory="600Mi"))
+    world.rest()
+    assert list(listed_models(world.maps[0])) == ["a"]
+
+
+def test_a_list_with_another_query_is_no_proof_that_a_moving_model_is_loaded_there():
+    world = world_of(["512Mi", "1Gi"], [trained_model("a", "https://h/m?sig=2", "600Mi")])
+    entry = {"storageUri": "https://h/m?sig=2", "framework": "sklearn", "memory": "600Mi"}
+    shown = ModelReport("Ready", True, None, None, "https://h/m", "sklearn", "600Mi")
+    reports = []
+    for number, query in ((0, "sig=2"), (1, "sig=1")):
+        text = json.dumps([{"modelName": "a", "modelSpec": entry | {"storageUri": f"https://h/m?{query}"}}])
+        world.maps[number] = {"metadata": {}, "data": {"models.json": text}}
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        reports.append(PodReport(f"pod-{number}", number, {"a": shown}, {}, digest))
+    placement = lay_out(replace(world.reading(), reports=reports)).placement
+    assert (placement.homes, placement.lingering) == ({"a": 1}, {"a": [0]})
 
 
 @given(st.lists(SPECS, min_size=1, max_size=4), st.sampled_from(NAMES))
