@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-from-requirements
 
-.PHONY: demo test lint servers soak faults bench bench-eyes bench-all lock image release-check sbom audit licences clean
+.PHONY: demo test lint servers judge soak faults bench bench-eyes bench-all lock image release-check sbom audit licences clean
 
 $(STAMP): pyproject.toml requirements/dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -39,8 +39,13 @@ lint: $(STAMP)
 faults: $(STAMP) servers
 	$(BIN)/python -m tests.faults.table
 
+## judge: Kubernetes' own code for CRDs and quantities, where there is Go; its tests are skipped without it
+judge:
+	@if command -v go >/dev/null; then tests/manifests/apiextensions/build.sh; \
+	  else echo "no judge of CRDs and quantities: it needs Go"; fi
+
 ## soak: what takes minutes
-soak: $(STAMP) servers
+soak: $(STAMP) servers judge
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements/fuzz.txt
 	$(BIN)/python -m pytest -m soak
 	$(BIN)/python -m tests.fuzz.run --seconds 60
