@@ -109,14 +109,14 @@ class Proxy:
         self.clients.add(client)
         if there < self.most_clients:
             return True
-        idle = min((each for each in self.clients if each.idle and each is not client),
-                   key=lambda each: each.since, default=None)  # fmt: skip
-        if idle is not None:
-            idle.leave()
-            return True
         if there >= self.most_clients + FOR_PROBES:
             client.abort()
-        return False
+            return False
+        others = (each for each in self.clients if each.idle and each is not client)
+        idle = min(others, key=lambda each: each.since, default=None)
+        if idle is not None:
+            idle.leave()
+        return idle is not None
 
     def part(self, client: Client) -> None:
         """Forget a connection that ended."""

@@ -165,7 +165,7 @@ class Client(asyncio.Protocol):
 
     def leave(self) -> None:
         """End the connection so that the last bytes still arrive: unread input would reset it."""
-        whole = self.state not in {BODY, HEAD}
+        whole = self.idle or self.state not in {BODY, HEAD}
         self.state = LEAVING
         self._moved, self._seen_unsent = self._hub.now(), 0
         self._drop_upstream()

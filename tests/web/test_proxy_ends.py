@@ -162,3 +162,13 @@ def test_there_are_never_more_clients_than_descriptors_for_them(count):
     clients = affordable(count)
     assert 1 <= clients <= proxies.MOST_CLIENTS
     assert 2 * (clients + proxies.FOR_PROBES) + 64 <= max(count, 2 + 2 * proxies.FOR_PROBES + 64)
+
+
+async def test_however_many_connect_no_more_are_held():
+    async with before(large) as relay:
+        relay.proxy.most_clients = 4
+        opened = await asyncio.gather(*(relay.raw() for _ in range(300)))
+        await until(lambda: len(relay.proxy.clients) <= 4 + proxies.FOR_PROBES)
+        assert (await relay.ask(b"GET / HTTP/1.1", b"Host: h", *PROBE)).startswith(b"HTTP/1.1 200 ")
+        for _, writer in opened:
+            writer.transport.abort()
