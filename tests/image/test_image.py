@@ -214,6 +214,9 @@ async def test_kserves_arguments_bring_a_model_to_ready_with_a_read_only_root(ru
             private = sum(each.memory_full_info().uss for each in family) / MIB
             record_property("idle_rss_mib", round(resident, 1))
             record_property("idle_uss_mib", round(private, 1))
+            shared_out = sum(each.memory_full_info().pss for each in family) / MIB  # as a container is billed
+            record_property("idle_pss_mib", round(shared_out, 1))
+            assert shared_out < 64
             assert (models / "m" / "model.joblib").stat().st_mode & 0o444 == 0o444
             process.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(process.wait, 20) == 0
