@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-from-requirements
 
-.PHONY: demo test lint servers judge soak faults bench bench-eyes bench-all lock image release-check sbom audit licences clean
+.PHONY: demo test lint servers judge soak faults bench bench-eyes bench-all lock image release-check release-names sbom audit licences clean
 
 $(STAMP): pyproject.toml requirements/dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -129,11 +129,14 @@ licences: build/release
 	@! tail -n +3 dist/licences.md | awk -F'|' '$$4 !~ /$(LICENCES)/' | grep . || { echo "not on the list" >&2; exit 1; }
 
 ## release-check: what must hold before a tag: clean tree, version and changes agree, wheel and image are sound
-release-check: $(STAMP) build/release audit licences sbom
+release-check: release-names $(STAMP) build/release audit licences sbom
+	rm -f dist/*.whl dist/*.tar.gz && SETUPTOOLS_SCM_PRETEND_VERSION=$(VERSION) build/release/tools/bin/python -m build --quiet --outdir dist .
+	build/release/tools/bin/twine check --strict dist/*.whl dist/*.tar.gz
+	$(BIN)/python -m pytest -q tests/image tests/manifests tests/test_entrypoint.py
+
+# First, since the rest takes minutes.
+release-names:
 	@test -z "$$(git status --porcelain)" || { echo "the tree is not clean" >&2; exit 1; }
 	@test "$(or $(TAG),v$(CHANGES))" = "v$(CHANGES)" \
 	  || { echo "the tag $(TAG) is not the newest of README's Changes, $(CHANGES)" >&2; exit 1; }
 	@test -n "$(TAG)" || echo "HEAD has no tag: this is checked as what v$(CHANGES) could be"
-	rm -f dist/*.whl dist/*.tar.gz && SETUPTOOLS_SCM_PRETEND_VERSION=$(VERSION) build/release/tools/bin/python -m build --quiet --outdir dist .
-	build/release/tools/bin/twine check --strict dist/*.whl dist/*.tar.gz
-	$(BIN)/python -m pytest -q tests/image tests/manifests tests/test_entrypoint.py
