@@ -164,6 +164,7 @@ async def test_a_refused_document_is_told_and_never_taken_for_an_empty_one(brows
                 await expect(page.locator(place)).to_have_text("models.json has not been read yet.")
         board.say(config=replace(board.config, digest="d" * 64, error=error))
         await expect(page.locator("#verdict")).to_contain_text("models.json is refused")
+        await expect(page.locator("#news")).to_have_text("models.json is refused: ConfigRejected")
         await expect(page.locator("#config-told")).to_contain_text("line 3 column 1")
         await expect(page.locator("#config-told")).to_contain_text("Correct it;")
         assert "No models are wanted" not in await page.inner_text("body")
@@ -193,6 +194,9 @@ async def test_it_asks_for_the_token_and_keeps_it_for_its_tab(browser, tmp_path)
         lock = page.locator("#lock")
         await expect(lock).to_contain_text("asks for its bearer token")
         await shot(page, "lock")
+        for _ in range(3):
+            await page.keyboard.press("Escape")
+        await expect(lock).to_be_visible()
         for token, words in (("wrong", "not the one"), ("s3cr3t", "")):
             await page.fill("#token", token)
             await page.get_by_role("button", name="Show the status").click()

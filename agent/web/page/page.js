@@ -29,7 +29,10 @@ function apply(change) {
     tellNews(models.get(model.name), model);
     models.set(model.name, model);
   }
-  if (change.config) head = { ...head, config: change.config, server: change.server, memory: change.memory };
+  if (change.config) {
+    tellRefusals(head.config, change.config);
+    head = { ...head, config: change.config, server: change.server, memory: change.memory };
+  }
   const touched = [...change.models.map((model) => model.name), ...change.gone];
   if (change.config || touched.includes(openName())) refreshOne();
   changed();
@@ -56,20 +59,24 @@ function line(kind, text) {
 
 // ---- the token, where the agent asks for one ----
 
+let asksForToken = false;
+
 function locked(refused) {
+  asksForToken = true;
   put("lock-words", refused ? "This token is not the one that the agent asks for." : "This agent asks for its bearer token, the one in its --status-token-file.");
   byId("token").value = "";
   if (!byId("lock").open) byId("lock").showModal();
 }
 
-byId("lock").addEventListener("cancel", (event) => event.preventDefault());
+byId("lock").addEventListener("close", () => { if (asksForToken) byId("lock").showModal(); });  // Escape is no answer
 byId("lock-form").addEventListener("submit", (event) => {
   event.preventDefault();
+  asksForToken = false;
   byId("lock").close();
   unlock(byId("token").value.trim());
 });
 
-// ---- news for who does not see the page: at most one sentence every 2 s ----
+// ---- news for who does not see the page: a few sentences every 2 s at most ----
 
 let news = [], newsTimer = null;
 
@@ -77,7 +84,18 @@ function tellNews(before, after) {
   if (!before || before.phase === after.phase) return;
   if (after.phase === "Failed") news.push(`${after.name} failed: ${after.reason}`);
   else if (after.phase === "Ready" && after.reason === null) news.push(`${after.name} is ready`);
-  newsTimer ??= setTimeout(() => {
+  tellSoon();
+}
+
+function tellRefusals(before, after) {
+  const known = new Set(before.rejected.map((entry) => entry.name));
+  for (const entry of after.rejected) if (!known.has(entry.name)) news.push(`${entry.name ?? "An entry"} is refused: ${entry.reason}`);
+  if (after.error && after.error.message !== before.error?.message) news.push(`models.json is refused: ${after.error.reason}`);
+  tellSoon();
+}
+
+function tellSoon() {
+  if (news.length) newsTimer ??= setTimeout(() => {
     const said = news.slice(0, 3).join(". ") + (news.length > 3 ? `. And ${news.length - 3} more changes` : "");
     if (said) byId("news").textContent = said;
     news = [];
