@@ -25,6 +25,8 @@ def test_everything_that_names_the_image_names_the_newest_of_changes():
     }
     assert len(named) > 4
     assert {version for _, version in named} == {newest()}
+    compose = (ROOT / "docker" / "compose.yaml").read_text()
+    assert f"\n        VERSION: {newest()}\n" in compose
     assert Options().image == f"model-agent:{newest()}"
 
 
