@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.aio.notices import Notices, Watchfiles
+from agent.core.document import MAX_DOCUMENT_BYTES
 from agent.core.reasons import Reason
 
 _LOG = logging.getLogger(__name__)
 
 FILE_NAME = "models.json"
-MAX_BYTES = 16 * 1024 * 1024
+MAX_BYTES = 8 * MAX_DOCUMENT_BYTES
+"""Up to here a file is read that is refused for its size all the same: so its digest can be told on /status."""
 POLL_SECONDS = 1.0
 RETRY_INOTIFY_SECONDS = 600.0
 _LOOKS_AFTER_SECONDS = (0.0, 0.0, 0.01, 0.05)

@@ -12,6 +12,7 @@ from typing import Any, Final
 from agent.core.reasons import Reason
 
 MAX_DOCUMENT_BYTES: Final = 2 * 1024 * 1024
+"""Twice what a ConfigMap can hold, so that some 15,000 models fit where a plain file is mounted."""
 """Twice the largest ConfigMap; about 13,000 models."""
 
 _MAX_ENTRIES = 32_768

@@ -25,7 +25,7 @@ DOCUMENT: Mapping[Reason, Explanation] = {
         "Correct it; what was accepted last stays in force.",
     ),
     Reason.CONFIG_TOO_LARGE: Explanation(
-        "The document has more bytes, models or nesting than is read.",
+        "The document has more than 2 MiB (a ConfigMap holds 1 MiB), or more models or nesting than is read.",
         "A wrong file is mounted, or one pod is given too many models.",
         "Mount the right file, or spread the models over more pods.",
     ),

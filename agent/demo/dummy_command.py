@@ -25,6 +25,7 @@ _HELP = {
     "drop": "names that match are loaded, but the connection breaks instead of an answer",
     "blocking": "nothing else is answered while a load runs",
     "unready": "names that match load and never become ready",
+    "forgetful": "every model is lost so long after its load, as by a server that restarts unseen",
     "unload_seconds": "triton only: how long an unloaded model stays UNLOADING",
 }
 

@@ -37,6 +37,7 @@ class Faults:
     `drop`       these names are loaded, but instead of an answer the connection breaks.
     `blocking`   while a load runs nothing else is answered, as with servers that load on their event loop.
     `unready`    these names load, but say for ever that they are not ready.
+    `forgetful`  every model is lost so many seconds after its load, as by a server that restarts unseen.
     `unload_seconds`  Triton only: how long an unloaded model stays UNLOADING.
     """
 
@@ -49,6 +50,7 @@ class Faults:
     drop: str = ""
     blocking: bool = False
     unready: str = ""
+    forgetful: float = 0.0
     unload_seconds: float = 0.02
 
     def changed(self, document: Mapping[str, object]) -> "Faults":

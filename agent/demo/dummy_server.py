@@ -158,11 +158,17 @@ class DummyServer:
             self._loop_is_free.set()
         self.models[name] = model
         self._unloaded.pop(name, None)
+        if faults.forgetful:
+            asyncio.get_running_loop().call_later(faults.forgetful, self._lose, name, model)
         if matches(name, faults.drop):
             return _hang_up(request)
         if self.dialect is Dialect.KSERVE:
             return web.json_response({"name": name, "load": True})
         return web.Response()
+
+    def _lose(self, name: str, model: Loaded) -> None:
+        if self.models.get(name) is model:
+            del self.models[name]
 
     async def _opened(self, name: str) -> Loaded:
         """Open a model's folder with all that may go wrong while it loads."""

@@ -58,6 +58,12 @@ def checked_scheme(uri: str) -> str:
         raise TerminalError(
             Reason.INVALID_STORAGE_URI, f"{scheme}: the URI has a control character or is not valid Unicode"
         )
+    if scheme == "oci":  # fsspec's filesystem of that name is Oracle's object storage, not a registry
+        raise TerminalError(
+            Reason.UNSUPPORTED_SCHEME,
+            "oci:// names an image, and images are not unpacked here: let KServe mount it as a modelcar, or "
+            "copy the model to s3:// or https://",
+        )
     if scheme in REFUSED or scheme in OURS:
         raise TerminalError(
             Reason.UNSUPPORTED_SCHEME, f"{scheme}:// is not a scheme that models are fetched from"

@@ -1,4 +1,4 @@
-"""Any other scheme (`hf://`, `abfs://`, `oci://`, `webhdfs://`, …) by its fsspec filesystem.
+"""Any other scheme (`hf://`, `abfs://`, `webhdfs://`, …) by its fsspec filesystem.
 
 The library only lists and reads ranges; the loops, the checks and what counts as unchanged are ours.
 What lies behind fsspec raises whatever it likes, in words that may hold a token: it is translated here by

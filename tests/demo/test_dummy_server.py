@@ -56,6 +56,14 @@ async def test_a_model_answers_with_what_its_files_were_when_it_was_loaded(clien
     assert answer["files"] == {"model.bin": {"size": 10, "sha256": digest, "head": "a" * 10}}
 
 
+async def test_a_forgetful_server_loses_a_model_some_time_after_its_load(client_of, model_dir):
+    client = await client_of(DummyServer(model_dir, faults=Faults(forgetful=0.05)))
+    assert await load(client, "a") == 200
+    async with asyncio.timeout(5):
+        while (await client.get("/v2/models/a/ready")).status == 200:
+            await asyncio.sleep(0.01)
+
+
 async def test_a_large_file_is_digested_whole(client_of, model_dir):
     content = b"x" * 3_000_000 + b"end"
     (model_dir / "a" / "model.bin").write_bytes(content)

@@ -85,10 +85,9 @@ async def test_a_url_that_ends_in_a_slash_never_becomes_a_file_in_place_of_the_f
     async with started(tmp_path) as rig:
         rig.put("models/", "listing")
         rig.want(m="models/")
-        await rig.agent.wait(
-            lambda status: status.reason("m") is None or status.model("m")["phase"] == "Failed"
-        )
-        assert not (rig.model_dir / "m").is_file()
+        await rig.settled("m")
+        files = {each.name: each.read_text() for each in (rig.model_dir / "m").iterdir()}
+        assert files == {"model": "listing"}
 
 
 async def test_headers_for_one_host_do_not_follow_a_redirect_to_another(tmp_path):

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from agent.core.document import MAX_DOCUMENT_BYTES
 from agent.core.reasons import Reason
 from agent.demo.kubelet import Kubelet
 from agent.watch import ConfigSource, Document, Unreadable
@@ -71,6 +72,11 @@ def test_a_file_at_the_limit_is_read_and_one_over_it_is_refused(tmp_path):
     found = source.read()
     assert isinstance(found, Unreadable)
     assert found.reason == Reason.CONFIG_TOO_LARGE
+
+
+def test_a_document_over_its_limit_is_read_so_that_its_digest_can_be_told(tmp_path):
+    (tmp_path / "models.json").write_bytes(b" " * (MAX_DOCUMENT_BYTES + 1))
+    assert isinstance(ConfigSource(tmp_path).read(), Document)
 
 
 def test_an_endless_file_is_given_up_at_the_limit(tmp_path):
