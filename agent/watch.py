@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 FILE_NAME = "models.json"
 MAX_BYTES = 8 * MAX_DOCUMENT_BYTES
-"""Up to here a file is read that is refused for its size all the same: so its digest can be told on /status."""
+"""Up to here what is too large is read all the same, so that its digest can be told on /status."""
 POLL_SECONDS = 1.0
 RETRY_INOTIFY_SECONDS = 600.0
 _LOOKS_AFTER_SECONDS = (0.0, 0.0, 0.01, 0.05)
