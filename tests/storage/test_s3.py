@@ -281,6 +281,13 @@ async def test_a_profile_that_is_missing_is_named_so(connect_s3, environ):
     assert "profile" in error.message
 
 
+def soon_over(asked):
+    """Keys that the first one is given end before they are used a second time."""
+    return (datetime.now(UTC) + timedelta(minutes=5 if len(asked) == 1 else 120)).strftime(
+        "%Y-%m-%dT%H:%M:%SZ"
+    )
+
+
 async def test_pod_identity_is_asked_and_asked_again_when_its_keys_are_about_to_end(
     connect_s3, environ, tree, seaweedfs, monkeypatch
 ):
@@ -290,9 +297,8 @@ async def test_pod_identity_is_asked_and_asked_again_when_its_keys_are_about_to_
 
     async def give(request):
         asked.append(request.headers.get("Authorization"))
-        ends = datetime.now(UTC) + timedelta(minutes=5 if len(asked) == 1 else 120)
         keys = {"AccessKeyId": seaweedfs.reader.access_key, "SecretAccessKey": seaweedfs.reader.secret_key}
-        return web.json_response({**keys, "Token": "", "Expiration": ends.strftime("%Y-%m-%dT%H:%M:%SZ")})
+        return web.json_response({**keys, "Token": "", "Expiration": soon_over(asked)})
 
     app = web.Application()
     app.router.add_get("/v1/credentials", give)
@@ -306,6 +312,71 @@ async def test_pod_identity_is_asked_and_asked_again_when_its_keys_are_about_to_
         for start in range(3):
             assert await read(provider, obj, start, 9) == CONTENT[start:9]
     assert asked == ["pod-token", "pod-token"]
+
+
+async def test_web_identity_is_exchanged_for_keys_with_the_token_as_it_is_now(
+    connect_s3, environ, tree, seaweedfs, monkeypatch, tmp_path
+):
+    """As a service account's role gives it on EKS; the kubelet rotates the file of the token."""
+    await tree.put("m/model.bin", CONTENT)
+    token, asked = tmp_path / "token", []
+    token.write_text("first-token")
+
+    async def assume(request):
+        form = await request.post()
+        asked.append((form["Action"], form["RoleArn"], form["WebIdentityToken"]))
+        token.write_text("second-token")
+        keys = seaweedfs.reader
+        return web.Response(
+            content_type="text/xml",
+            text="<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>"
+            f"<AccessKeyId>{keys.access_key}</AccessKeyId><SecretAccessKey>{keys.secret_key}</SecretAccessKey>"
+            f"<SessionToken></SessionToken><Expiration>{soon_over(asked)}</Expiration>"
+            "</Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>",
+        )
+
+    app = web.Application()
+    app.router.add_post("/", assume)
+    async with TestServer(app, host="127.0.0.1") as sts:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{sts.port}")
+        monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::1:role/models")
+        monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(token))
+        provider = connect_s3(without_keys(environ))
+        obj = (await provider.resolve(tree.uri("m"))).objects[0]
+        assert await read(provider, obj, 0, 9) == CONTENT[:9]
+    role = ("AssumeRoleWithWebIdentity", "arn:aws:iam::1:role/models")
+    assert asked == [(*role, "first-token"), (*role, "second-token")]
+
+
+async def test_the_metadata_of_the_machine_gives_its_role_s_keys(
+    connect_s3, environ, tree, seaweedfs, monkeypatch
+):
+    """IMDSv2: a session token first, then the role, then its keys."""
+    await tree.put("m/model.bin", CONTENT)
+    asked = []
+    role = "/latest/meta-data/iam/security-credentials/"
+
+    async def answer(request):
+        if request.method == "PUT":
+            return web.Response(text="session", status=200 if request.path == "/latest/api/token" else 404)
+        if request.headers.get("X-aws-ec2-metadata-token") != "session":
+            return web.Response(status=401)
+        if request.path == role:
+            return web.Response(text="node")
+        if request.path != f"{role}node":
+            return web.Response(status=404)
+        asked.append(request.path)
+        keys = {"AccessKeyId": seaweedfs.reader.access_key, "SecretAccessKey": seaweedfs.reader.secret_key}
+        return web.json_response({"Code": "Success", "Token": "", "Expiration": soon_over([0, 0]), **keys})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    async with TestServer(app, host="127.0.0.1") as metadata:
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{metadata.port}")
+        provider = connect_s3(without_keys(environ))
+        obj = (await provider.resolve(tree.uri("m"))).objects[0]
+        assert await read(provider, obj, 0, 9) == CONTENT[:9]
+    assert asked == [f"{role}node"]
 
 
 async def test_no_credentials_at_all_says_what_to_set(connect_s3, environ, monkeypatch):
