@@ -1,5 +1,6 @@
 """The controller's reader against the agent's own status port, so that the two cannot drift apart."""
 
+import contextlib
 from dataclasses import replace
 
 import aiohttp
@@ -114,6 +115,26 @@ async def test_a_pod_that_nobody_answers_in_is_told_by_name_and_comes_back(agent
     assert agents.report(there).problem is None
     agents.forget([("default", "pod-a")])
     assert agents.report(there) is None
+
+
+async def test_an_answer_without_end_is_not_read_to_its_end(agents):
+    async def endless(request):
+        response = web.StreamResponse()
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionResetError):
+            while True:
+                await response.write(b" " * 2**20)
+        return response
+
+    application = web.Application()
+    application.router.add_get("/status", endless)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    there = pod("pod-a", port=runner.addresses[0][1])
+    await agents.ask([there])
+    assert agents.report(there).problem == "its agent's answer is longer than 8 MiB"
+    await runner.cleanup()
 
 
 def test_the_port_is_found_by_its_name_else_it_is_the_default():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from agent.core.configmaps import foreign_writer, listed_models, needs_writing
 from agent.core.controlplane import Reading, check, decide, decide_status_only, lay_out
 from agent.core.modelstatus import ModelReport, PodReport
+from agent.core.quantity import parse_quantity
 from tests.core.trainedmodels import ANY, trained_model
 from tests.fakes.cluster import deployment, inference_service
 
@@ -153,10 +154,26 @@ def test_a_crash_between_any_two_writes_changes_nothing_of_the_end(shards, model
     one = world_of(shards, models)
     play(one, edits)
     two = copy.deepcopy(one)
-    two.step(crash_after=crash_after)
+    lists = len(lay_out(two.reading()).config_maps)
+    two.step(crash_after=crash_after if lists <= 1 else lists + crash_after)
     one.rest()
     two.rest()
     assert {n: m["data"] for n, m in one.maps.items()} == {n: m["data"] for n, m in two.maps.items()}
+
+
+@given(st.lists(st.sampled_from(["512Mi", "1Gi"]), min_size=2, max_size=3), st.lists(SPECS, max_size=4))
+def test_a_crash_between_the_lists_of_two_shards_may_place_newcomers_otherwise_and_lists_none_twice(
+    shards, models
+):
+    world = world_of(shards, models)
+    world.step(crash_after=1)
+    world.rest()
+    where = [(name, number) for number, stored in world.maps.items() for name in listed_models(stored)]
+    told = {name: obj["status"].get("shard") for name, obj in world.models.items()}
+    assert sorted(where) == sorted((name, number) for name, number in told.items() if number is not None)
+    for number, memory in enumerate(shards):
+        held = [spec.memory_bytes for spec in listed_models(world.maps[number]).values()]
+        assert sum(held) <= parse_quantity(memory).bytes_ceil()
 
 
 @given(SHARDS, st.lists(SPECS, max_size=4), st.integers(0, 2), st.sampled_from([None, "[]", "{"]))
