@@ -101,7 +101,7 @@ class EventStream:
         key = (position, changes.upto)
         if changes.upto == self._journal.position and key in self._made:
             return self._made[key]
-        body = self._renderer.changes(changes.names, head=changes.head)
+        body = self._renderer.changes(changes.names, head=changes.head, config=changes.config)
         made = self._made[key] = _event("changes", self._journal.mark(changes.upto), body)
         while len(self._made) > _KEPT:
             self._made.popitem(last=False)

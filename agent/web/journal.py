@@ -21,11 +21,15 @@ MOVING = frozenset({Phase.DOWNLOADING, Phase.UPDATING})
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What changed up to `upto`: models by name, the oldest change first, and whether the head did."""
+    """What changed up to `upto`: models by name, the oldest change first, and whether head and config did.
+
+    What is said of the config may be as long as the document, while memory changes with every load.
+    """
 
     upto: int
     names: tuple[ModelName, ...]
     head: bool
+    config: bool
 
 
 class Journal:
@@ -43,7 +47,8 @@ class Journal:
         self._board, self._most_gone = board, most_gone
         self._order: OrderedDict[ModelName, int] = OrderedDict()
         self._gone: OrderedDict[ModelName, None] = OrderedDict()
-        self._head = 0
+        self._head = self._config_at = 0
+        self._config = board.config
         self._floor = 0
         self._bell = asyncio.Event()
         for name in board.models:
@@ -73,7 +78,8 @@ class Journal:
             newest.append(name)
         names = tuple(newest[: -most - 1 : -1])
         upto = self._order[names[-1]] if len(newest) > most else self.position
-        return Changes(upto, names, position < self._head <= upto)
+        head, config = (position < at <= upto for at in (self._head, self._config_at))
+        return Changes(upto, names, head, config)
 
     async def beyond(self, position: int, seconds: float) -> bool:
         """Wait until something changed after *position*, at most *seconds*; whether it did."""
@@ -108,6 +114,8 @@ class Journal:
     def _on_head(self) -> None:
         self.position += 1
         self._head = self.position
+        if self._board.config is not self._config:
+            self._config, self._config_at = self._board.config, self.position
         self._ring()
 
     def _forget(self) -> None:

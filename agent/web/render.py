@@ -67,14 +67,18 @@ class Renderer:
         self._pieces[status.name] = (status, piece, due)
         return piece
 
-    def changes(self, names: Iterable[ModelName], *, head: bool) -> bytes:
-        """Return what is true now of *names*: `models`, `gone`, and with *head* the rest of /status."""
+    def changes(self, names: Iterable[ModelName], *, head: bool, config: bool) -> bytes:
+        """Return what is true now of *names*, with *head* of server and memory, with *config* of that."""
         names = tuple(names)
         there = [self._board.models[name] for name in names if name in self._board.models]
         gone = [name for name in names if name not in self._board.models]
         pieces = b",".join(map(self.piece, there))
-        rest = encoded((self._head() if head else {}) | {"gone": gone})
-        return b'{"models":[' + pieces + b"]," + rest[1:]
+        rest: dict[str, Any] = {"gone": gone}
+        if head:
+            rest |= {"server": self._server(), "memory": self._memory()}
+        if config:
+            rest["config"] = _config(self._board.config)
+        return b'{"models":[' + pieces + b"]," + encoded(rest)[1:]
 
     def progress(self, names: Iterable[ModelName]) -> dict[str, Any]:
         """Return how far the downloads of *names* are, by name; those that are not running are left out."""
@@ -144,37 +148,49 @@ class Renderer:
         }
 
     def _head(self) -> dict[str, Any]:
-        config, server, memory = self._board.config, self._board.server, self._board.memory
-        free = None if memory.budget_bytes is None else max(memory.budget_bytes - memory.reserved_bytes, 0)
+        rules = self._board.rules
         return {
             "apiVersion": API_VERSION,
-            "config": {
-                "path": config.path,
-                "digest": config.digest,
-                "appliedDigest": config.applied_digest,
-                "plannedDigest": config.planned_digest,
-                "accepted": config.accepted,
-                "rejected": [
-                    {"name": entry.name, "reason": entry.reason, "message": entry.message}
-                    for entry in config.rejected
-                ],
-                "error": config.error and {"reason": config.error[0], "message": config.error[1]},
-                "explanations": {reason: _told(EXPLANATIONS[reason]) for reason in _reasons(config)},
-            },
+            "config": _config(self._board.config),
             "rules": {
-                "updatePolicy": self._board.rules.update_policy,
-                "defaultModelMemoryBytes": self._board.rules.default_memory_bytes,
-                "maxRemoval": self._board.rules.max_removal,
+                "updatePolicy": rules.update_policy,
+                "defaultModelMemoryBytes": rules.default_memory_bytes,
+                "maxRemoval": rules.max_removal,
             },
-            "server": {"url": uri.redacted(server.url), "protocol": server.protocol, "ready": server.ready},
-            "memory": {
-                "budgetBytes": memory.budget_bytes,
-                "reservedBytes": memory.reserved_bytes,
-                "freeBytes": free,
-                "agentRssBytes": memory.agent_rss_bytes,
-                "serverRssBytes": memory.server_rss_bytes,
-            },
+            "server": self._server(),
+            "memory": self._memory(),
         }
+
+    def _server(self) -> dict[str, Any]:
+        server = self._board.server
+        return {"url": uri.redacted(server.url), "protocol": server.protocol, "ready": server.ready}
+
+    def _memory(self) -> dict[str, Any]:
+        memory = self._board.memory
+        free = None if memory.budget_bytes is None else max(memory.budget_bytes - memory.reserved_bytes, 0)
+        return {
+            "budgetBytes": memory.budget_bytes,
+            "reservedBytes": memory.reserved_bytes,
+            "freeBytes": free,
+            "agentRssBytes": memory.agent_rss_bytes,
+            "serverRssBytes": memory.server_rss_bytes,
+        }
+
+
+def _config(config: ConfigWord) -> dict[str, Any]:
+    return {
+        "path": config.path,
+        "digest": config.digest,
+        "appliedDigest": config.applied_digest,
+        "plannedDigest": config.planned_digest,
+        "accepted": config.accepted,
+        "rejected": [
+            {"name": entry.name, "reason": entry.reason, "message": entry.message}
+            for entry in config.rejected
+        ],
+        "error": config.error and {"reason": config.error[0], "message": config.error[1]},
+        "explanations": {reason: _told(EXPLANATIONS[reason]) for reason in _reasons(config)},
+    }
 
 
 def _reasons(config: ConfigWord) -> list[Reason]:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from aiohttp import web
@@ -66,6 +67,20 @@ async def test_a_new_reader_reads_all_and_then_hears_what_changes(client):
         assert kind == "changes"
         assert ([model["name"] for model in data["models"]], data["gone"]) == (["b"], ["a"])
         assert data["memory"]["budgetBytes"] == 7
+
+
+async def test_the_config_is_told_only_where_it_changed_since_it_may_be_long(client):
+    board = board_with(ready("a"))
+    async with serving(board) as url, client.get(f"{url}/events") as answer:
+        await told(answer)
+        board.say(memory=MemoryWord(7))
+        _, mark, memory = await told(answer)
+        board.say(config=replace(board.config, accepted=5))
+        _, _, config = await told(answer)
+        async with client.get(f"{url}/events", headers={"Last-Event-ID": mark}) as again:
+            _, _, missed = await told(again)
+    assert memory.keys() == {"models", "gone", "server", "memory"}
+    assert (config["config"]["accepted"], missed["config"]["accepted"]) == (5, 5)
 
 
 async def test_a_reader_that_comes_back_hears_what_it_missed(client):

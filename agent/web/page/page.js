@@ -29,10 +29,9 @@ function apply(change) {
     tellNews(models.get(model.name), model);
     models.set(model.name, model);
   }
-  if (change.config) {
-    tellRefusals(head.config, change.config);
-    head = { ...head, config: change.config, server: change.server, memory: change.memory };
-  }
+  if (change.config) tellRefusals(head.config, change.config);
+  const { config = head.config, server = head.server, memory = head.memory } = change;
+  head = { ...head, config, server, memory };
   const touched = [...change.models.map((model) => model.name), ...change.gone];
   if (change.config || touched.includes(openName())) refreshOne();
   changed();
