@@ -159,6 +159,7 @@ async def test_a_refused_document_is_told_and_never_taken_for_an_empty_one(brows
     board = board_with(*models)
     error = (Reason.CONFIG_REJECTED, "line 3 column 1: no JSON")
     async with serving(board) as url, opened(browser, url, allowed=("404",)) as page:
+        await expect(page.locator("#line-words")).to_have_text("live")
         if not models:
             for place in ("#verdict", "#empty"):
                 await expect(page.locator(place)).to_have_text("models.json has not been read yet.")
