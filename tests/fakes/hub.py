@@ -15,7 +15,7 @@ COMMIT = "c" * 40
 class Hub(Origin):
     """Serves `owner/model`; every file is an LFS one, with its sha256. `token` is needed where it is set.
 
-    `files` are by path in the repository.
+    `files` are by path in the repository. `owner/old` is its name of before, and leads to it.
     """
 
     token: str | None = None
@@ -27,6 +27,9 @@ class Hub(Origin):
         if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
             return web.Response(status=401, headers={"X-Error-Code": "GatedRepo"})
         path = request.path
+        if "/owner/old" in path:
+            target = request.raw_path.replace("/owner/old", "/owner/model", 1)
+            return web.Response(status=307, headers={"Location": target})
         if path.startswith("/api/models/owner/model"):
             return self._api(request, path.removeprefix("/api/models/owner/model").strip("/"))
         if path.startswith("/owner/model/resolve/"):

@@ -1,6 +1,9 @@
 """The table of faults is whole and true: every id answered, every test named one that pytest collects."""
 
-from tests.faults.catalogue import COUNTS, GATE, catalogue, proves
+import pytest
+
+from tests.faults.catalogue import COUNTS, GATE, Fault, catalogue, proves
+from tests.faults.table import outcome
 
 
 def test_every_fault_of_the_catalogue_is_there_and_no_other():
@@ -38,3 +41,20 @@ def test_what_a_release_waits_for_is_tested_without_the_soak(collected):
         if fault.gate and not any(proves(node, found) for node in fault.tests for found in quick)
     ]
     assert untested == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "results", "word"),
+    [
+        (Fault("f", tests=("a", "b")), {"a": ["passed"], "b": ["passed"]}, "passed"),
+        (Fault("f", tests=("a", "b")), {"a": ["passed", "failed"], "b": ["passed"]}, "FAILED"),
+        (Fault("f", tests=("a", "b")), {"a": ["passed"]}, "not run"),
+        (Fault("f", tests=("a",)), {"a": ["skipped"]}, "not run"),
+        (Fault("f", tests=("A",)), {"A::one": ["passed"]}, "passed"),
+        (Fault("f", tests=("a",), gap="half"), {"a": ["passed"]}, "passed, part"),
+        (Fault("f", reason="none here"), {}, "not here"),
+        (Fault("f", gap="all of it"), {}, "NOT YET"),
+    ],
+)
+def test_a_fault_has_passed_only_where_each_of_its_tests_has(fault, results, word):
+    assert outcome(fault, results)[0] == word

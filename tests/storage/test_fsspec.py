@@ -131,6 +131,13 @@ async def test_what_the_hub_has_not_is_not_found(hugging, hub, uri):
     assert caught.value.reason is Reason.NOT_FOUND
 
 
+async def test_a_renamed_repository_is_found_by_its_old_name(hub, hugging):
+    hub.put("model.bin", CONTENT)
+    listing = await hugging.resolve("hf://owner/old")
+    assert files(listing) == {"model.bin": len(CONTENT)}
+    assert await read(hugging, listing.objects[0]) == CONTENT
+
+
 async def test_a_gated_repository_is_access_denied(hub):
     hub.put("config.json", b"{}")
     provider = FsspecProvider({"HF_TOKEN": "hf_CANARYwrong", "HF_ENDPOINT": f"http://127.0.0.1:{hub.port}"})

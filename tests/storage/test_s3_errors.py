@@ -132,3 +132,10 @@ def test_a_checksum_of_a_part_is_not_one_of_the_object():
     assert answers.checksums(headers) == {"crc32c": "01020304"}
     assert answers.checksums({**headers, "x-amz-checksum-type": "COMPOSITE"}) == {}
     assert answers.checksums({**headers, "content-range": "bytes 0-1/9"}) == {}
+
+
+def test_what_is_under_a_customers_key_is_named_and_what_the_requester_pays_for_is_denied():
+    """Fault S20: neither is read; who asks for it is told what it is."""
+    answers = S3Answers("s3://b/k")
+    assert "SSE-C" in answers.error(400, {}, xml("InvalidRequest")).message
+    assert answers.error(403, {}, xml("AccessDenied")).reason is Reason.ACCESS_DENIED
