@@ -122,6 +122,19 @@ async def test_a_collector_that_refuses_is_said_once_and_nothing_of_its_words(tm
         assert "c4n4ry" not in said
 
 
+async def test_a_collector_that_hangs_delays_no_model_and_not_the_end(tmp_path):
+    async with Collector(hangs=True).serving() as collector:
+        environ = collector.environ() | {"OTEL_EXPORTER_OTLP_TIMEOUT": "60"}
+        async with started(tmp_path, environ=environ) as rig:
+            rig.put("a/1", b"first")
+            rig.want(a="a/1")
+            await rig.settled("a")
+            await until(lambda: collector.headers, what="the first batch")
+            code, seconds = await rig.agent.terminate()
+        assert code == 0
+        assert seconds < 15, "a second for the traces, not the half minute that the SDK would wait"
+
+
 LOADED = """
 import asyncio, sys
 from agent.app import Sidecar

@@ -1,5 +1,6 @@
 """A real OTLP/HTTP collector on 127.0.0.1, port 0: what was sent, as plain values."""
 
+import asyncio
 import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -31,11 +32,12 @@ class Received:
 
 @dataclass
 class Collector:
-    """What came in; `refuse` answers with that status instead."""
+    """What came in; `refuse` answers with that status instead, `hangs` not at all."""
 
     spans: list[Received] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     refuse: int | None = None
+    hangs: bool = False
     port: int = 0
 
     def named(self, name: str, **attributes: object) -> list[Received]:
@@ -58,7 +60,7 @@ class Collector:
     async def serving(self) -> AsyncIterator["Collector"]:
         app = web.Application()
         app.router.add_post("/v1/traces", self._take)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -69,6 +71,8 @@ class Collector:
 
     async def _take(self, request: web.Request) -> web.Response:
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
+        if self.hangs:
+            await asyncio.Event().wait()
         if self.refuse is not None:
             return web.Response(status=self.refuse, text=f"no; you sent {dict(request.headers)}")
         raw = await request.read()
