@@ -401,6 +401,19 @@ async def test_credentials_that_run_out_on_the_way_are_asked_for_anew_once(origi
     assert orders.read("/x") == content
 
 
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("checksums", [crc32c, sha256])
+async def test_an_unforeseen_error_while_settling_ends_the_model_and_not_its_hope(
+    origin, engine, tmp_path, content, checksums
+):
+    origin.put("/x", content)
+    orders = Orders(origin, tmp_path, checksums=checksums)
+    (tmp_path / "x").mkdir()  # the rename will not do
+    with pytest.raises((IsADirectoryError, AgentError)):
+        async with asyncio.timeout(10):
+            await engine.move(await orders.of("/x"))
+
+
 async def test_one_order_that_fails_stops_the_others_of_its_model_only(origin, engine, tmp_path):
     origin.put("/good", LARGE)
     origin.put("/also", LARGE)

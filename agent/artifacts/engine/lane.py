@@ -232,6 +232,8 @@ class EpollLane:
             piece.download.finish(piece)
         except AgentError as trouble:
             error = trouble
+        except BaseException as bug:  # noqa: BLE001 - of settling, not of the connection: its job is told
+            self._crashed(piece, bug)
         connection.piece = None
         if connection.reusable:
             connection.used = True
