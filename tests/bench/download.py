@@ -4,7 +4,9 @@
 
 Rounds are interleaved, the origin's files are in the page cache, and nobody syncs but `agent fetch`, which
 is the whole way into the store. Wall seconds include the start of the process. Prints medians with min and
-max, CPU seconds and peak RSS of the client, and the ratios of the issue; asserts nothing.
+max, CPU seconds and peak RSS of the client, and each aim with what came of it; asserts nothing. Over s3 the
+agent lists and heads as it does for a user, against nginx as an anonymous S3. A peer that is not installed is
+named and left out.
 """
 
 import argparse
@@ -40,7 +42,8 @@ def ours(mode: str) -> Command:
     def command(origin: Origin, scheme: str, case: Case, dest: Path) -> Sequence[str]:
         files = origin.home / "files" / "bench" / case.name
         base = origin.url("http" if scheme == "s3" else scheme)
-        return (sys.executable, "-m", "tests.bench.client", mode, base, str(origin.ca), str(dest), str(files))
+        way = "s3" if scheme == "s3" else mode
+        return (sys.executable, "-m", "tests.bench.client", way, base, str(origin.ca), str(dest), str(files))
 
     return command
 
@@ -129,6 +132,17 @@ CLIENTS: dict[str, tuple[Command, frozenset[str]]] = {
 }
 
 
+def missing(name: str) -> str | None:
+    """Say why a client cannot run here, None where it can."""
+    if name in {"obstore", "boto3"}:
+        folder = next(TOOLS.glob(f"lib/python*/site-packages/{name}"), None)
+        return None if folder else f"{name} is not in {TOOLS}"
+    program = {"rclone": _binary("rclone"), "s5cmd": _binary("s5cmd")}.get(name, name)
+    if name.startswith("agent") or shutil.which(program):
+        return None
+    return f"there is no {program}"
+
+
 def once(command: Sequence[str], figures: Figures) -> None:
     environment = {**os.environ, "AWS_REGION": "us-east-1", "PYTHONPATH": str(ROOT)}
     runner = (sys.executable, "-S", "-E", str(ROOT / "tests" / "bench" / "run_one.py"), *command)
@@ -167,7 +181,8 @@ def show(title: str, table: dict[str, Figures]) -> None:
     print(
         f"\n{title}\n{'client':14}{'wall s':>9}{'min':>8}{'max':>8}{'CPU s':>8}{'RSS MiB':>9}{'× agent':>9}"
     )
-    own = statistics.median(table["agent"].wall or [float("nan")])
+    agent = table.get("agent", Figures())
+    own = statistics.median(agent.wall or [float("nan")])
     for name, figures in sorted(table.items(), key=lambda each: statistics.median(each[1].wall or [1e9])):
         if not figures.wall or figures.failures:
             print(f"{name:14} failed {figures.failures} times")
@@ -177,6 +192,57 @@ def show(title: str, table: dict[str, Figures]) -> None:
             f"{name:14}{wall:9.2f}{min(figures.wall):8.2f}{max(figures.wall):8.2f}"
             f"{statistics.median(figures.cpu):8.2f}{max(figures.rss_mib):9.0f}{wall / own:9.2f}"
         )
+
+
+PEERS = ("rclone", "s5cmd", "curl", "aria2c", "obstore", "boto3")
+LEANEST, MOST_RSS_MIB, COPY = 1.2, 96, 2.0
+AIMS: dict[tuple[str, str], dict[str, float]] = {
+    ("A", "http"): {"rclone": 1.3, "s5cmd": 2.0},
+    ("B", "http"): {"rclone": 1.0, "s5cmd": 1.4},
+    ("A", "https"): {"rclone": 1.0, "s5cmd": 1.1},
+    ("B", "https"): {"rclone": 1.0, "s5cmd": 1.1},
+    **{("C", scheme): {"rclone": 3.0, "s5cmd": 3.0} for scheme in ("http", "https", "s3")},
+}
+
+
+def aims(case: Case, scheme: str, table: dict[str, Figures]) -> list[dict[str, object]]:
+    """Return what was aimed at in this case, what came of it, and whether that is enough."""
+    good = {name: each for name, each in table.items() if each.wall and not each.failures}
+    if "agent" not in good:
+        return []
+    own = good["agent"]
+    wall = {name: statistics.median(each.wall) for name, each in good.items()}
+    cpu = {name: statistics.median(each.cpu) for name, each in good.items()}
+    peers = [name for name in PEERS if name in good]
+    found: list[dict[str, object]] = []
+
+    def told(what: str, value: float, aim: float | None, *, least: bool) -> None:
+        met = None if aim is None else (value >= aim if least else value <= aim)
+        found.append({"what": what, "value": round(value, 3), "aim": aim, "least": least, "met": met})
+
+    if peers:
+        fastest, leanest = min(peers, key=wall.__getitem__), min(peers, key=cpu.__getitem__)
+        told(
+            f"{fastest}'s wall (the fastest peer's) to ours", wall[fastest] / wall["agent"], None, least=True
+        )
+        gib = case.files * case.size / (1 << 30)
+        words = f"CPU s a GiB to {leanest}'s ({cpu['agent'] / gib:.2f} to {cpu[leanest] / gib:.2f})"
+        told(words, cpu["agent"] / max(cpu[leanest], 1e-9), LEANEST, least=False)
+    for peer, aim in AIMS.get((case.name, scheme), {}).items():
+        if peer in good:
+            told(f"{peer}'s wall to ours", wall[peer] / wall["agent"], aim, least=True)
+    if "cp" in good:
+        told("our wall to cp's", wall["agent"] / wall["cp"], COPY, least=False)
+    told("peak RSS, MiB", max(own.rss_mib), MOST_RSS_MIB, least=False)
+    return found
+
+
+def show_aims(found: list[dict[str, object]]) -> None:
+    for each in found:
+        sign = "≥" if each["least"] else "≤"
+        aim = "" if each["aim"] is None else f", aim {sign} {each['aim']}"
+        verdict = {True: "met", False: "NOT met", None: ""}[each["met"]]  # type: ignore[index]
+        print(f"  {each['what']}: {each['value']:.2f}{aim}  {verdict}")
 
 
 def main() -> None:
@@ -193,7 +259,11 @@ def main() -> None:
     args = parser.parse_args()
     wanted = [case for case in cases(args.scale) if case.name in args.cases]
     clients = [name for name in args.clients.split(",") if name in CLIENTS]
-    results = {}
+    left_out = {name: why for name in clients if (why := missing(name)) is not None}
+    for name, why in left_out.items():
+        print(f"{name} is left out: {why}; tests/bench/peers.sh installs the peers")
+    clients = [name for name in clients if name not in left_out]
+    results: dict[str, object] = {"leftOut": left_out}
     print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; files in the page cache")
     with origin(args.home, wanted) as served:
         for scheme in args.schemes.split(","):
@@ -201,7 +271,10 @@ def main() -> None:
                 table = measure(served, scheme, case, args.rounds, clients)
                 title = f"{case.name} {case.files} × {case.size >> 10} KiB over {scheme}"
                 show(f"{title}, load {os.getloadavg()[0]:.1f}", table)
-                results[title] = {name: asdict(figures) for name, figures in table.items()}
+                found = aims(case, scheme, table)
+                show_aims(found)
+                rows = {name: asdict(figures) for name, figures in table.items()}
+                results[title] = {"clients": rows, "aims": found}
     if args.json:
         args.json.write_text(json.dumps(results, indent=1))
     shutil.rmtree(args.home / "tmp", ignore_errors=True)
