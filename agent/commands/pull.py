@@ -184,7 +184,7 @@ async def _pull(uri: str, folder: Path, job: _Job) -> None:
     seconds = max(time.monotonic() - began, 0.001)
     rate = words.size(round(size / seconds))
     _say(
-        f"{uris.redacted(uri)}: {words.size(size)} in {seconds:.1f} s ({rate}/s){how}, "
+        f"{uris.redacted(uri)}: {words.size(size)} in {words.seconds(seconds)} ({rate}/s){how}, "
         f"revision {revision[:12]}, in {folder}"
     )
 

@@ -33,3 +33,8 @@ def printable(text: str, limit: int = 1024) -> str:
         return raw.decode()
     half = (limit - 5) // 2
     return f"{raw[:half].decode('utf-8', 'ignore')} ... {raw[-half:].decode('utf-8', 'ignore')}"
+
+
+def seconds(span: float) -> str:
+    """Return a time that something took: milliseconds where it is short."""
+    return f"{span:.1f} s" if span >= 1 else f"{span * 1000:.0f} ms"
