@@ -98,11 +98,12 @@ class _Word:
     message: str
 
 
-def serves(report: PodReport, model: TrainedModel, digest: str | None) -> bool:
+def serves(report: PodReport, model: TrainedModel, digest: str | None, *, proved: bool = False) -> bool:
     """Tell whether a pod serves what the model's object wants now.
 
     What the agent shows must be the wanted spec, and not one that stays because the wanted one was
-    rejected. It shows URIs without their query; where there is one, the document's digest is asked too.
+    rejected. It shows URIs without their query; where there is one, the document's digest is asked too,
+    but of a pod that was *proved* to serve just this.
     """
     said = report.models.get(model.name)
     if said is None or not said.ready or not (said.current or said.reason is None):
@@ -115,7 +116,22 @@ def serves(report: PodReport, model: TrainedModel, digest: str | None) -> bool:
         wanted.memory,
     ):
         return False
-    return shown == wanted.storage_uri or (digest is not None and report.digest == digest)
+    return shown == wanted.storage_uri or proved or (digest is not None and report.digest == digest)
+
+
+def _was_proved(model: TrainedModel, number: int, replicas: int) -> bool:
+    """Tell whether the status says of this very spec that as many replicas of the shard all served it."""
+    status = model.status
+    loaded = status.condition("Loaded") if status is not None else None
+    if status is None or loaded is None or loaded.status != "True":
+        return False
+    said = status.extra.get("replicas")
+    return (
+        status.observed_generation == model.metadata.get("generation")
+        and status.extra.get("shard") == number
+        and isinstance(said, Mapping)
+        and said.get("desired") == replicas
+    )
 
 
 def model_status(
@@ -135,7 +151,9 @@ def model_status(
     if model.name in placement.stale:
         digests = {}  # those are of documents that do not say what is wanted
     number = serving_shard(model, placement, reports, digests)
-    words = [_word(report, model, digests.get(number)) for report in reports if report.shard == number]
+    here = [report for report in reports if report.shard == number]
+    proved = model.name not in placement.stale and _was_proved(model, number, len(here))
+    words = [_word(report, model, digests.get(number), proved=proved) for report in here]
     replicas = _replicas(words)
     home = placement.homes.get(model.name)
     refusal = withheld.get(home) if home is not None else None
@@ -276,10 +294,10 @@ def _false(kind: str, reason: str, message: str) -> Condition:
     return Condition(kind, "False", reason, message[:MAX_MESSAGE])
 
 
-def _word(report: PodReport, model: TrainedModel, digest: str | None) -> _Word:
+def _word(report: PodReport, model: TrainedModel, digest: str | None, *, proved: bool = False) -> _Word:
     if report.problem is not None:
         return _Word(report.pod, "unknown", Reason.AGENT_UNREACHABLE, report.problem)
-    if serves(report, model, digest):
+    if serves(report, model, digest, proved=proved):
         return _Word(report.pod, "loaded", Reason.LOADED, "")
     if model.name in report.rejected:
         return _Word(report.pod, "failed", *report.rejected[model.name])

@@ -212,6 +212,20 @@ def test_what_the_agent_rejected_is_not_served_though_the_former_spec_is():
     )
 
 
+def test_what_a_signed_uri_was_proved_to_serve_stays_proved_when_the_list_changes_for_others():
+    model = parse(trained_model("m", "https://h/m?sig=2", "1Gi", generation=3))
+    shown = replace(READY, storage_uri="https://h/m")
+    pods = [pod("pod-a", shown, digest="d0"), pod("pod-b", shown, digest="d0")]
+    proved = replace(model, status=status_of(*pods, model=model))
+    later = [replace(each, digest="before d0") for each in pods]  # they have not seen the newest list yet
+    assert told(status_of(*later, model=proved), "Ready")[0] == "True"
+    assert told(status_of(*later, model=model), "Ready")[0] == "False"
+    newer = replace(proved, metadata=proved.metadata | {"generation": 4})
+    assert told(status_of(*later, model=newer), "Ready")[0] == "False"
+    joined = [*later, replace(later[0], pod="pod-c")]
+    assert told(status_of(*joined, model=proved), "Ready")[0] == "False"
+
+
 def test_a_signed_uri_whose_former_entry_stays_listed_is_not_served_by_the_digest_of_that_list():
     former, wanted = (
         parse(trained_model("m", f"https://h/m?sig={n}", size)) for n, size in ((1, "1Gi"), (2, "9Gi"))
