@@ -189,7 +189,9 @@ class Sidecar:
     async def _serve(self, store: Store) -> None:
         settings = self._settings
         denied = Denied(settings.deny_address)
-        providers = Providers(self._environ, settings.allowed_roots, denied, settings.allow_host)
+        providers = Providers(
+            self._environ, settings.allowed_roots, denied, settings.allow_host, settings.shared_root
+        )
         policy = DiskPolicy(budget_bytes=settings.disk_budget)
         room = Room(store, lambda: reconciler.wanted_uris(), policy)  # noqa: PLW0108 - made below
         engine = Engine(
@@ -319,7 +321,9 @@ class Providers:
         allowed_roots: Sequence[Path],
         policy: AddressPolicy = permit_all,
         allowed_hosts: Sequence[str] = (),
+        shared_roots: Sequence[Path] = (),
     ) -> None:
+        self._shared_roots = shared_roots
         self._environ, self._allowed_roots = environ, allowed_roots
         self._policy, self._allowed_hosts = policy, allowed_hosts
         self._made: dict[str, StorageProvider] = {}
@@ -359,7 +363,7 @@ class Providers:
             case "file":
                 from agent.storage.file import FileProvider  # noqa: PLC0415
 
-                return FileProvider(self._allowed_roots)
+                return FileProvider(self._allowed_roots, shared_roots=self._shared_roots)
             case _:
                 from agent.storage.fsspec_provider import FsspecProvider  # noqa: PLC0415
 

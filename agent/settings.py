@@ -176,6 +176,13 @@ FLAGS: tuple[Flag, ...] = (
         "folders that file:// and pvc:// may read, separated by colons",
     ),
     Flag(
+        "shared-root",
+        path_list,
+        "",
+        "folders of --allowed-roots that the model server sees at the same path, separated by colons: their "
+        "files are linked instead of copied",
+    ),
+    Flag(
         "deny-address",
         optional_networks,
         "",
@@ -282,6 +289,7 @@ class Settings:
     max_removal: int | None
     ready_when: str
     allowed_roots: tuple[Path, ...]
+    shared_root: tuple[Path, ...]
     deny_address: tuple[Network, ...]
     allow_host: tuple[str, ...]
     allow_uri: tuple[str, ...]

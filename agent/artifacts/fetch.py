@@ -168,6 +168,8 @@ class Fetcher:
         """Unpack the one object if it is an archive, and let it go once its members are committed."""
         archive, identity = manifest.entries[0], work.landed[obj.path].identity
         manifest = await self._threads.run(partial(self._identified, manifest, work.declared))
+        if archive.link is not None:
+            return await self._threads.run(partial(self._conclude, manifest, work.declared))
         members = await self._archives.members(archive, identity, obj.media_type)
         if members is None:
             return await self._threads.run(partial(self._conclude, manifest, work.declared))
@@ -204,16 +206,24 @@ class Fetcher:
             if stored.sha256 is not None:
                 refuse_other(uri, declared.digest, stored.sha256)
             manifest = self._store.manifest(uri, revision)
-            if manifest is not None and declared.digest in {None, stored.sha256}:
+            if (
+                manifest is not None
+                and declared.digest in {None, stored.sha256}
+                and _linked(manifest) == _may_link(listing, declared)
+            ):
                 checked = self._checker.checked(manifest, declared)
                 return stored if checked == manifest else self._store.commit(checked)
             # of what no digest is known the bytes are read again, those of an archive fetched again
         self._store.expect(uri, [blob_id(obj.identity) for obj in listing.objects if obj.pinned])
         work = _Work()
         remembered, proof = self._remembered(uri)
+        link = _may_link(listing, declared)
         for obj in listing.objects:
             blob = blob_id(obj.identity)
-            if obj.pinned and self._store.holds(blob, obj.size):
+            if link and obj.size is not None:
+                entry = Entry(obj.path, obj.size, blob, None, obj.link)
+                work.landed[obj.path] = _Landed(entry, obj.size, obj.identity, "seen-first")
+            elif obj.pinned and self._store.holds(blob, obj.size):
                 size = self._store.blob_path(blob).stat().st_size if obj.size is None else obj.size
                 work.landed[obj.path] = _held(obj, blob, size, remembered.get(blob), proof)
             else:
@@ -354,6 +364,15 @@ def _held(obj: RemoteObject, blob: BlobId, size: int, recorded: str | None, proo
     entry = Entry(obj.path, size, blob, told or recorded)
     proved = "provider" if told else proof if recorded else "seen-first"
     return _Landed(entry, obj.size, obj.identity, proved)
+
+
+def _may_link(listing: Listing, declared: Declaration) -> bool:
+    """Whether the server reads the objects where they are. What is declared is copied: a link may change."""
+    return not declared and all(obj.link is not None for obj in listing.objects)
+
+
+def _linked(manifest: Manifest) -> bool:
+    return all(entry.link is not None for entry in manifest.entries)
 
 
 def _partial_blob(obj: RemoteObject) -> BlobId:

@@ -24,6 +24,8 @@ class RemoteObject:
     `pinned`    false where the identity cannot prove the bytes (no validator at all).
     `checksums` what the service says of the whole object: lower-case algorithm (`sha256`, `crc32c`,
                 `crc64nvme`, `md5`) to lower-case hex.
+    `link`      a path at which the model server sees these very bytes too, so that no copy is needed
+                (--shared-root); None elsewhere, and for an archive.
     `media_type` the service's Content-Type where it gave one; only a hint (archives).
     """
 
@@ -34,6 +36,7 @@ class RemoteObject:
     pinned: bool = True
     checksums: Mapping[str, str] = field(default_factory=dict)
     media_type: str | None = None
+    link: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,12 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from agent.aio.threads import Daemons
+from agent.core.archive import HEAD_BYTES, archive_kind
 from agent.core.errors import AgentError, RetryableError, TerminalError
 from agent.core.paths import relative_path
 from agent.core.reasons import Reason
@@ -31,10 +33,14 @@ class FileProvider:
 
     Links are followed to files below the same root. A link to a folder, a link that leads out, a fifo, a
     socket or a device refuses the whole listing. A folder that no longer exists, or a root that is not
-    mounted yet, is NotFound.
+    mounted yet, is NotFound. What is below *shared_roots* the model server sees at the same path: it may be
+    linked in place of a copy, unless it is an archive.
     """
 
-    def __init__(self, roots: Sequence[Path], *, pvc_root: Path = PVC_ROOT) -> None:
+    def __init__(
+        self, roots: Sequence[Path], *, pvc_root: Path = PVC_ROOT, shared_roots: Sequence[Path] = ()
+    ) -> None:
+        self._shared_roots = tuple(str(root) for root in shared_roots)
         self._threads = Daemons("files", limit=4)
         self._pvc_root = str(pvc_root)
         self._roots = tuple(dict.fromkeys([*(str(root) for root in roots), self._pvc_root]))
@@ -65,7 +71,18 @@ class FileProvider:
                 # A second write in this tick would leave the same times: let it pass, then look again.
                 time.sleep(CLOCK_TICK_SECONDS)
                 listing = self._list(path)
+            return self._linked(listing)
+
+    def _linked(self, listing: Listing) -> Listing:
+        """Say which objects may be linked: those that the server sees, but for a single archive."""
+        if not any(PurePosixPath(listing.objects[0].key).is_relative_to(root) for root in self._shared_roots):
             return listing
+        if listing.single:
+            (obj,) = listing.objects
+            with open(self._open(obj), "rb") as file:  # noqa: PTH123 - a descriptor
+                if archive_kind(obj.path, None, file.read(HEAD_BYTES)) is not None:
+                    return listing
+        return replace(listing, objects=tuple(replace(obj, link=obj.key) for obj in listing.objects))
 
     def _list(self, path: PurePosixPath) -> Listing:
         root, relative = self._confine(path)
