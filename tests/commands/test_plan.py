@@ -1,16 +1,16 @@
-"""`model-agent plan` as a process: what it prints, and its exit codes."""
+"""`model-agent plan`: what it prints, and its exit codes."""
 
-import asyncio
 import json
-import sys
 import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from aiohttp import web
 
 from agent.telemetry.board import MemoryWord, RulesWord
+from tests.commands.run import run, run_process
 from tests.web.boards import board_with, failed, ready
 from tests.web.test_events import guarded, serving
 
@@ -24,14 +24,7 @@ spec: {inferenceService: %s, model: {storageUri: "s3://b/m", framework: sklearn,
 """
 
 
-async def plan(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "agent", "plan", *arguments, stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    async with asyncio.timeout(30):
-        out, err = await process.communicate(stdin)
-    return process.returncode, out.decode(), err.decode()
+plan = partial(run, "plan")
 
 
 def document(tmp_path, **uris: str) -> str:
@@ -67,7 +60,7 @@ async def test_what_the_storage_does_not_have_is_one_and_told(tmp_path):
 
 
 async def test_a_document_that_is_none_is_one_with_its_place():
-    code, _, err = await plan("-", stdin=b"[{]")
+    code, _, err = await run_process("plan", "-", stdin=b"[{]")
     assert code == 1
     assert "line 1" in err
 

@@ -1,4 +1,4 @@
-"""`model-agent status` as a process against a status port: what it prints, and its exit codes."""
+"""`model-agent status` against a status port: what it prints, and its exit codes."""
 
 import asyncio
 import fcntl
@@ -11,6 +11,7 @@ import sys
 import termios
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from aiohttp import web
@@ -21,23 +22,16 @@ from agent.core.reasons import Reason
 from agent.core.status import Phase, ProgressReading
 from agent.telemetry.views import ago, document_view, error_view, model_view
 from agent.web.render import Renderer
+from tests.commands.run import run, run_process
 from tests.web.boards import board_with, failed, moving, ready
 from tests.web.test_events import serving
 
-
-async def status(*arguments: str, seconds: float = 20) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "agent", "status", *arguments,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    async with asyncio.timeout(seconds):
-        out, err = await process.communicate()
-    return process.returncode, out.decode(), err.decode()
+status = partial(run, "status")
 
 
 async def test_all_ready_is_nought():
     async with serving(board_with(ready("a"))) as url:
-        code, out, _ = await status("--url", url)
+        code, out, _ = await run_process("status", "--url", url)
     assert code == 0
     assert "1 Ready" in out
 
