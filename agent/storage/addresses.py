@@ -12,6 +12,8 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from agent.storage.names import ThreadNames
+
 Address = IPv4Address | IPv6Address
 
 AddressPolicy = Callable[[Address], str | None]
@@ -43,7 +45,7 @@ def connector(
             raise AddressRefusedError(errno.EPERM, f"{address[0]} may not be connected to: {why}")
         return socket.socket(family=family, type=kind, proto=protocol)
 
-    inner = resolver or aiohttp.DefaultResolver()
+    inner = resolver or ThreadNames()
     return aiohttp.TCPConnector(
         resolver=_Guarded(inner, policy), socket_factory=make_socket, limit=limit, ttl_dns_cache=10
     )

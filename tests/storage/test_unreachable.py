@@ -4,6 +4,7 @@ import asyncio
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from agent.core.errors import RetryableError
 from agent.core.reasons import Reason
 from agent.storage.http import CONNECT_SECONDS, HttpProvider
+from agent.storage.names import AT_ONCE, ThreadNames, _answer
 from tests.fakes.origin import Origin
 from tests.storage.test_http import Names
 
@@ -68,6 +70,36 @@ async def test_packets_that_vanish_are_waited_for_as_long_as_a_connection_may_ta
         reason, seconds = await refused(HttpProvider({}, resolver=Names()), f"http://a.test:{port}/m")
     assert reason is Reason.STORAGE_TIMEOUT
     assert seconds == pytest.approx(CONNECT_SECONDS, abs=0.5)
+
+
+async def test_a_name_server_that_says_nothing_takes_no_thread_of_anybody_else():
+    """The loop's executor reads documents and the store; a hundred models of one host may wait here."""
+    never, asked = threading.Event(), []
+
+    def lookup(host, *_):
+        asked.append(host)
+        never.wait(30)
+        raise OSError
+
+    names = ThreadNames(lookup)
+    waiting = [asyncio.ensure_future(names.resolve(f"{number}.test")) for number in range(100)]
+    async with asyncio.timeout(5):
+        while len(asked) < AT_ONCE:
+            await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(lambda: "read") == "read"
+        for each in waiting:
+            each.cancel()
+        await asyncio.wait(waiting)
+    never.set()
+    await names.close()
+
+
+async def test_the_systems_own_names_are_found_with_their_addresses():
+    names = ThreadNames()
+    found = await names.resolve("localhost", 80)
+    await names.close()
+    assert ("127.0.0.1", 80) in {(each["host"], each["port"]) for each in found}
+    assert _answer("h", (socket.AF_INET6, 1, 6, "", ("fe80::1%lo", 80, 0, 1)))["host"] == "fe80::1%1"
 
 
 async def test_a_second_address_is_tried_while_the_first_says_nothing():
