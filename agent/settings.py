@@ -120,7 +120,7 @@ FLAGS: tuple[Flag, ...] = (
         "status-token-file",
         optional_path,
         "",
-        "file with the bearer token that all but the probes must show, read anew for each request",
+        "file with the bearer token that all but probes and the bare page must show, read for each request",
     ),
     Flag(
         "status-allow-host",

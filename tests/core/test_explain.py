@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from agent.core.budget import Shortage
 from agent.core.explain import MOST_HOLDERS, Refusal, explain, explain_refused
 from agent.core.explanations import EXPLANATIONS
-from agent.core.history import MOST, Transition, failures, noted
+from agent.core.history import MOST, Transition, failures, noted, state_began, trouble_began
 from agent.core.model import ModelName, ModelSpec, Revision
 from agent.core.reasons import Reason
 from agent.core.status import ModelStatus, Phase
@@ -170,3 +170,19 @@ def test_a_refused_entry_says_what_serves_meanwhile():
     assert answer.told is EXPLANATIONS[Reason.INVALID_MEMORY]
     assert answer.waits_for == "a corrected entry in models.json"
     assert "Nothing serves under this name" in explain_refused(refusal).summary
+
+
+@given(st.lists(STATUSES, min_size=1, max_size=120))
+def test_where_trouble_and_state_began_is_kept_whatever_else_goes(statuses):
+    def began(belongs) -> float:
+        moments = [moment for moment, status in enumerate(statuses) if not belongs(status)]
+        return float(moments[-1] + 1 if moments else 0)
+
+    def fine(status) -> bool:
+        return status.phase is Phase.READY and status.reason is None
+
+    history, last = told(*statuses), statuses[-1]
+    assert history[trouble_began(history)].at == began(lambda each: fine(each) == fine(last))
+    assert history[state_began(history)].at == began(
+        lambda each: (each.phase, each.reason) == (last.phase, last.reason)
+    )
