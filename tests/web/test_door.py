@@ -196,15 +196,44 @@ async def test_who_takes_its_answer_too_slowly_is_put_out_though_nobody_else_com
         writer.close()
 
 
-async def test_who_takes_its_answer_bit_by_bit_gets_all_of_it():
-    limits = DoorLimits(take_seconds=0.1, taken_bytes=1)
-    async with serving(limits=limits, body=b"x" * 3_000_000) as url:
-        reader, writer = await asked_for_much(url)
-        await reader.readuntil(b"\r\n\r\n")
-        left = 3_000_000
-        while left:
-            left -= len(await asyncio.wait_for(reader.read(200_000), 5))
-        writer.close()
+class Line(asyncio.Transport):
+    """A line on which so many bytes wait."""
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__()
+        self.waiting, self.aborted = waiting, False
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+@pytest.mark.looptime
+async def test_who_takes_its_answer_slowly_but_steadily_is_left_alone_until_it_stops():
+    limits = DoorLimits(head_seconds=1e6)
+    guest, line = Door(asyncio.Protocol, limits)(), Line(10_000_000)
+    guest.connection_made(line)
+    guest.pause_writing()
+    for _ in range(100):
+        await asyncio.sleep(limits.take_seconds / 4)
+        line.waiting -= limits.taken_bytes
+        assert not line.aborted
+    await asyncio.sleep(2 * limits.take_seconds + 1)
+    assert line.aborted
+    guest.connection_lost(None)
+
+
+@pytest.mark.looptime
+async def test_who_has_taken_its_answer_may_rest():
+    guest, line = Door(asyncio.Protocol, DoorLimits(head_seconds=1e6))(), Line(10_000)
+    guest.connection_made(line)
+    guest.pause_writing()
+    guest.resume_writing()
+    await asyncio.sleep(3600)
+    assert not line.aborted
+    guest.connection_lost(None)
 
 
 @pytest.mark.parametrize("path", ["/", "/page/page.js", "/favicon.ico"])
