@@ -150,7 +150,7 @@ async def watched(*words: object, until: str) -> str:
         process.kill()
         await process.wait()
         os.close(ours)
-    return said.decode()
+    return said.decode(errors="replace")  # it was stopped in the midst of a word
 
 
 def leaks(outputs: dict[str, str]) -> set[tuple[str, str]]:
@@ -212,10 +212,15 @@ async def test_a_planted_secret_appears_in_no_output(tmp_path):
         path = tmp_path / "models.json"
         path.write_text(json.dumps(document))
         asked = ("--url", agent.url, "--token-file", tmp_path / "status-token")
-        for words in (("status",), ("status", "--json"), ("status", "missing"), ("plan", path)):
-            outputs[" ".join(map(str, words))] = await asyncio.to_thread(command, *words, *asked)
-        outputs["status --watch"] = await watched("status", "--watch", *asked, until="usermissing")
-        outputs["refused"] = await asyncio.to_thread(command, "status", "--url", agent.url)
+        said = {
+            "status": asyncio.to_thread(command, "status", *asked),
+            "status --json": asyncio.to_thread(command, "status", "--json", *asked),
+            "status NAME": asyncio.to_thread(command, "status", "missing", *asked),
+            "plan": asyncio.to_thread(command, "plan", path, *asked),
+            "status --watch": watched("status", "--watch", *asked, until="usermissing"),
+            "refused": asyncio.to_thread(command, "status", "--url", agent.url),
+        }
+        outputs |= dict(zip(said, await asyncio.gather(*said.values()), strict=True))
         code, _ = await agent.terminate()
         outputs["log to its end"] = agent.said()
         outputs["traces"] = repr(collector.spans)
