@@ -157,28 +157,47 @@ def model_status(
     replicas = _replicas(words)
     home = placement.homes.get(model.name)
     refusal = withheld.get(home) if home is not None else None
-    many = parent is not None and len(parent.shards) > 1
-    loaded = _loaded(words, replicas, listed=home is not None, shard=number if many else None)
-    if refusal is not None and loaded.status != "True":
-        loaded = _false("Loaded", refusal.reason, refusal.message)
+    loaded = _loaded_here(words, parent, number, refusal, listed=home is not None)
     conditions = [*_kserve_conditions(parent, number, placement, model.name), loaded]
     conditions.append(ready_condition(conditions))
     needs_user = refusal is not None or any(word.kind == "failed" for word in words)
     conditions += _progress(conditions, needs_user=needs_user)
-    shard = parent.shards.get(number) if parent is not None else None
-    path = predict_path(parent.protocol, model.name) if parent is not None else ""
+    url, internal = _addresses(parent, number, model.name)
     return TrainedModelStatus(
         conditions=tuple(
             replace(item, observed_generation=generation) for item in sorted(conditions, key=lambda c: c.type)
         ),
-        url=shard.url + path if shard is not None and shard.url else None,
-        address={"url": shard.internal_url + path} if shard is not None and shard.internal_url else None,
+        url=url,
+        address={"url": internal} if internal else None,
         observed_generation=generation,
         extra={
             "loaded": f"{replicas.loaded}/{replicas.desired}",
             "replicas": replicas.to_json(),
             **({"shard": number} if home is not None else {}),
         },
+    )
+
+
+def _loaded_here(
+    words: Sequence[_Word], parent: Parent | None, number: int, refusal: Refusal | None, *, listed: bool
+) -> Condition:
+    """Return Loaded; where it is not True, and the list may not be written, that is why."""
+    many = parent is not None and len(parent.shards) > 1
+    loaded = _loaded(words, _replicas(words), listed=listed, shard=number if many else None)
+    if refusal is not None and loaded.status != "True":
+        return _false("Loaded", refusal.reason, refusal.message)
+    return loaded
+
+
+def _addresses(parent: Parent | None, number: int, name: str) -> tuple[str | None, str | None]:
+    """Return where a model answers, from outside and inside of the cluster; None where nothing tells."""
+    shard = parent.shards.get(number) if parent is not None else None
+    if parent is None or shard is None:
+        return None, None
+    path = predict_path(parent.protocol, name)
+    return (
+        shard.url + path if shard.url else None,
+        shard.internal_url + path if shard.internal_url else None,
     )
 
 
