@@ -160,8 +160,7 @@ def model_status(
     loaded = _loaded_here(words, parent, number, refusal, listed=home is not None)
     conditions = [*_kserve_conditions(parent, number, placement, model.name), loaded]
     conditions.append(ready_condition(conditions))
-    needs_user = refusal is not None or any(word.kind == "failed" for word in words)
-    conditions += _progress(conditions, needs_user=needs_user)
+    conditions += _progress(conditions, words, refusal)
     url, internal = _addresses(parent, number, model.name)
     return TrainedModelStatus(
         conditions=tuple(
@@ -356,7 +355,9 @@ def _loaded(words: Sequence[_Word], replicas: Replicas, *, listed: bool, shard: 
     return Condition("Loaded", status, worst[0].reason, f"{count}; {told}{more}"[:MAX_MESSAGE])
 
 
-def _progress(conditions: Collection[Condition], *, needs_user: bool) -> list[Condition]:
+def _progress(
+    conditions: Collection[Condition], words: Collection[_Word], refusal: Refusal | None
+) -> list[Condition]:
     """Say whether to wait or to act: Stalled where the user has to, Reconciling where time will do."""
     ready = next(item for item in conditions if item.type == "Ready")
     if ready.status == "True":
@@ -367,5 +368,6 @@ def _progress(conditions: Collection[Condition], *, needs_user: bool) -> list[Co
         Reason.CONFIG_TOO_LARGE,
         Reason.INFERENCE_SERVICE_NOT_FOUND,
     }
+    needs_user = refusal is not None or any(word.kind == "failed" for word in words)
     kind = "Stalled" if needs_user or ready.reason in never_by_itself else "Reconciling"
     return [Condition(kind, "True", ready.reason, ready.message)]
