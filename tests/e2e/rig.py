@@ -140,6 +140,16 @@ class Rig:
         ):
             return response.status, await response.json(content_type=None)
 
+    @property
+    def volume(self) -> Path:
+        """What is lost with the volume: the model dir, and the store where it is beside it."""
+        return self.model_dir.parent
+
+    @property
+    def store_dir(self) -> Path:
+        beside = self.volume / "store"
+        return beside if beside.exists() else self.model_dir
+
     def directories(self) -> set[str]:
         """Return the names of all folders in the model dir, hidden ones too."""
         return {each.name for each in self.model_dir.iterdir() if each.is_dir()}

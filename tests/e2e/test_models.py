@@ -216,7 +216,8 @@ async def test_the_volume_lost_is_filled_again(tmp_path):
             if each.is_dir():
                 (each / "one").unlink()
                 each.rmdir()
-            elif "blob" in each.name or "manifest" in each.name:
+        for each in rig.store_dir.iterdir():
+            if "blob" in each.name or "manifest" in each.name:
                 each.unlink()
         await rig.agent.wait(lambda _: rig.directories() == {"a", "b"} and rig.asked("GET") == 2)
         await rig.settled("a", "b")
