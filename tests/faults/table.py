@@ -4,7 +4,7 @@ Its exit code is 1 where a fault failed, was not run or has no answer yet.
 """
 
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -15,14 +15,18 @@ BAD = {"FAILED", "NOT YET", "not run"}
 
 
 class Results:
-    """A plugin that keeps the outcomes by test, without its parameters."""
+    """A plugin that keeps the outcomes by test, without its parameters, and sums up recorded figures."""
 
     def __init__(self) -> None:
         self.of: defaultdict[str, list[str]] = defaultdict(list)
+        self.figures: Counter[str] = Counter()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.outcome != "passed":
             self.of[without_parameters(report.nodeid)].append(report.outcome)
+        if report.when == "call":
+            whole = {name: value for name, value in report.user_properties if isinstance(value, int)}
+            self.figures.update(whole)
 
 
 def outcome(fault: Fault, results: Mapping[str, Sequence[str]]) -> tuple[str, int]:
@@ -55,7 +59,8 @@ def main() -> int:
     code = pytest.main(["-q", "--no-header", "-p", "no:cacheprovider", *named(faults)], plugins=[results])
     print("\n".join(["", *rows(faults, results.of)]))
     words = [outcome(fault, results.of)[0] for fault in faults.values()]
-    print("\n".join(["", *counts(faults, words)]))
+    recorded = [f"{count} {name}" for name, count in sorted(results.figures.items())]
+    print("\n".join(["", *counts(faults, words), "; ".join(recorded)]))
     return int(code) or int(bool(BAD & set(words)))
 
 

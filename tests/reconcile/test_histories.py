@@ -12,7 +12,13 @@ import looptime
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from agent.aio.wakeup import Wakeup
 from agent.core.actions import Load, Unload
@@ -106,6 +112,8 @@ class JudgedWorld(MemoryWorld):
 
 
 class Histories(RuleBasedStateMachine):
+    steps_judged = 0
+
     def __init__(self):
         super().__init__()
         self.loop = looptime.new_event_loop(start=1000.0)
@@ -292,6 +300,7 @@ class Histories(RuleBasedStateMachine):
     def what_serves_stays(self):
         if self.task is None:
             return
+        Histories.steps_judged += 1
         if not self.world.step_aside:
             lost = self.kept - self.world.loaded.keys()
             assert not lost, f"law 2: {lost} served and were wanted all the time"
@@ -314,22 +323,24 @@ class Histories(RuleBasedStateMachine):
         assert self.world.wanted.keys() <= self.board.models.keys(), "nobody is forgotten"
 
 
-Histories.TestCase.settings = settings(
-    max_examples=60,
-    stateful_step_count=20,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-)
-TestHistories = Histories.TestCase
+EVERYTHING = settings(deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def judge_histories(record_property, **options):
+    Histories.steps_judged = 0
+    run_state_machine_as_test(Histories, settings=settings(EVERYTHING, **options))
+    record_property("steps of histories", Histories.steps_judged)
+    print(f"{Histories.steps_judged} steps of histories")
+
+
+def test_the_laws_hold_after_each_step_of_random_histories(record_property):
+    judge_histories(record_property, max_examples=30, stateful_step_count=20, derandomize=True)
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1800)
-class TestLongHistories(Histories.TestCase):
-    settings = settings(
-        max_examples=2000, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
-    )
+@pytest.mark.timeout(3600)
+def test_the_laws_hold_after_each_step_of_long_histories(record_property):
+    judge_histories(record_property, max_examples=2000, stateful_step_count=50)
 
 
 def test_a_model_dropped_and_taken_again_at_once_is_left_alone():
