@@ -251,15 +251,16 @@ class _Draft:
         self, name: ModelName, spec: ModelSpec, waited: Collection[ModelName]
     ) -> tuple[Rank, ModelName, int] | None:
         """Return what a model is to have, None while it is put off for minutes: it keeps no room (law 6)."""
-        running = self._busy.get(name)
+        running, budget = self._busy.get(name), self._rules.budget_bytes
         if isinstance(running, Load):
             return (Rank.RESIDENT, name, max(running.replaces_bytes, spec.memory_bytes))
         wish = self._wishes.get(name) or self._interrupts.get(name)
         put_off = isinstance(wish, Hold) and wish.terminal
         if name in self._seen.loaded or name in self._seen.moving:
             held = self._held_bytes(name)
-            sure = put_off or self._seen.settled(name, spec)
-            return (Rank.RESIDENT, name, held if sure else max(held, spec.memory_bytes))
+            never = budget is not None and spec.memory_bytes > budget  # so it keeps no room for that either
+            stays = put_off or never or self._seen.settled(name, spec)
+            return (Rank.RESIDENT, name, held if stays else max(held, spec.memory_bytes))
         if put_off:
             return None
         need = wish.spec.memory_bytes if isinstance(wish, Load) else spec.memory_bytes

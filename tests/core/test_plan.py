@@ -346,6 +346,14 @@ def test_what_was_refused_keeps_no_room_from_others_while_it_is_put_off_for_minu
     assert [load.name for load in made.loads] == ([B] if terminal else [])
 
 
+def test_an_update_that_is_larger_than_the_whole_budget_keeps_no_room_from_others():
+    models = {A: ModelSpec("s3://b/one", "sklearn", 11), B: ModelSpec("s3://b/one", "sklearn", 4)}
+    observed = seen(told={A: served(Revision("0000"), 2)}, loaded=frozenset({A}))
+    made = ask(models, observed, budget=10)
+    assert [load.name for load in made.loads] == [B]
+    assert made.verdicts[A].reason is Reason.UPDATE_NEEDS_ROOM
+
+
 def test_a_model_larger_than_the_budget_says_so_with_the_numbers():
     made = ask({A: ModelSpec("s3://b/one", "sklearn", 11)}, seen(), budget=10)
     shortage = made.verdicts[A].shortage

@@ -287,12 +287,13 @@ class Histories(RuleBasedStateMachine):
         return name in self.world.wanted and self.world.observe().settled(name, self.world.wanted[name])
 
     def held(self):
-        """What serves, and the room that its next revision is to have unless it was refused."""
+        """What serves, and the room for its next revision, unless that was refused or never fits."""
         world, refused = self.world, self.world.bad_revisions | self.world.poison
         next_ones = {
             name: spec.memory_bytes
             for name, spec in world.wanted.items()
             if world.content[spec.storage_uri] not in refused
+            and (world.budget_bytes is None or spec.memory_bytes <= world.budget_bytes)
         }
         return sum(max(world._weight(name), next_ones.get(name, 0)) for name in world.loaded)
 
