@@ -144,8 +144,7 @@ def model_status(
 ) -> TrainedModelStatus:
     """Say what is true of *model*. Times are left out: `with_times` takes them from the status before.
 
-    *digests* is the digest of each shard's document, *reports* those of the parent's ready pods.
-    *withheld* says why a shard's ConfigMap was not written.
+    *digests* is that of each shard's document, *withheld* why it was not written, *reports* the pods'.
     """
     generation = model.metadata.get("generation")
     if model.name in placement.stale:
