@@ -188,12 +188,12 @@ async def beside_a_large_one(origin: OriginProcess, mib: int, folder: Path) -> d
                 under_way += not large.done()
         await fetcher.close()
     one, two = _spread(alone), _spread(beside)
-    print(
-        f"{len(alone)} small models alone: median {one['median'] * 1000:.0f} ms, "
-        f"p99 {one['p99'] * 1000:.0f} ms; behind a large one: median {two['median'] * 1000:.0f} ms, p99 {two['p99'] * 1000:.0f} ms: "
-        f"{two['p99'] / one['p99']:.1f} ×, aim ≤ 3; it was under way in {under_way} of {TURNS} turns"
-    )
-    return {"alone": one, "beside": two, "ratio": two["p99"] / one["p99"], "turnsUnderWay": under_way}
+    for kind, each in (("alone", one), ("behind a large one", two)):
+        words = f"median {each['median'] * 1000:.0f} ms, p99 {each['p99'] * 1000:.0f} ms"
+        print(f"{AT_ONCE * TURNS} small models {kind}: {words}")
+    ratio = two["p99"] / one["p99"]
+    print(f"p99 {ratio:.1f} ×, aim ≤ 3; the large one was under way in {under_way} of {TURNS} turns")
+    return {"alone": one, "beside": two, "ratio": ratio, "turnsUnderWay": under_way}
 
 
 def _spread(seconds: list[float]) -> dict[str, float]:
