@@ -320,9 +320,7 @@ async def planning() -> None:
     for label, world in worlds.items():
         alone = min(_plan_seconds(models, world.glance(), count) for _ in range(5))
         first, best = await _cycle_seconds(models, world, count)
-        figures = (
-            f"plan {alone * 1e3:.0f} ms, whole cycle {best * 1e3:.0f} ms, the first {first * 1e3:.0f} ms"
-        )
+        cycle = f"whole cycle {best * 1e3:.0f} ms, the first {first * 1e3:.0f} ms"
         say(f"plan: {count} models, {label}: plan {alone * 1e3:.0f} ms, {cycle}")
 
 

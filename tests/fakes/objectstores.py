@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 INSTALLER = Path(__file__).parents[1] / "servers" / "objectstores.sh"
-VERSIONS = {"seaweedfs": "4.48", "fake-gcs": "0.1.1", "moto": "5.1"}
+VERSIONS = {"seaweedfs": "4.48", "fake-gcs": "0.1.1", "moto": "5.1", "azurite": "3.35.0"}
 START_SECONDS = 60
 
 
@@ -118,6 +118,22 @@ def moto(folder: Path) -> Iterator[ObjectStore]:
     endpoint = f"http://127.0.0.1:{port}"
     with _running(command, folder, functools.partial(_answer, endpoint)) as pid:
         yield ObjectStore(endpoint, pid)
+
+
+AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""The account key that Azurite's own documentation gives to everybody."""
+
+
+@contextlib.contextmanager
+def azurite(folder: Path) -> Iterator[str]:
+    """Run Azurite's blob service; yields the connection string of its one account."""
+    (port,) = free_ports(1)
+    command = [binary("azurite", "azurite-blob"), "--blobHost", "127.0.0.1", "--blobPort", str(port)]
+    command += ["--location", str(folder), "--silent", "--skipApiVersionCheck", "--disableTelemetry"]
+    endpoint = f"http://127.0.0.1:{port}/devstoreaccount1"
+    with _running(command, folder, functools.partial(_answer, endpoint)):
+        account = f"AccountName=devstoreaccount1;AccountKey={AZURITE_KEY}"
+        yield f"DefaultEndpointsProtocol=http;{account};BlobEndpoint={endpoint};"
 
 
 @contextlib.contextmanager

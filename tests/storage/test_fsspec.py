@@ -1,6 +1,7 @@
 """FsspecProvider: the contract on two filesystems, and what is refused."""
 
 import asyncio
+import sys
 import threading
 import uuid
 
@@ -188,7 +189,9 @@ async def test_an_unknown_scheme_says_what_is_supported(provider):
 
 @pytest.mark.parametrize(("uri", "hint"), [("abfs://c/p", "model-agent[azure]"), ("abfss://c/p", "[azure]"),
                                            ("smb://u:CANARY@h/p", "smb")])  # fmt: skip
-async def test_a_package_that_is_not_installed_is_named(provider, uri, hint):
+async def test_a_package_that_is_not_installed_is_named(provider, uri, hint, monkeypatch):
+    monkeypatch.setitem(sys.modules, "adlfs", None)  # as if it were not
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, uri.partition(":")[0], raising=False)
     with pytest.raises(TerminalError) as caught:
         await provider.resolve(uri)
     assert caught.value.reason is Reason.MISSING_DEPENDENCY
