@@ -29,6 +29,7 @@ from tests.servers import real
 NAMES = [f"m{number}" for number in range(6)]
 BUDGET = 6  # models of 1 MiB each; an update needs room for both
 SECONDS = float(os.environ.get("MODELAGENT_HISTORY_SECONDS", "8"))
+LONG_SECONDS = 120.0
 SEED = os.environ.get("MODELAGENT_HISTORY_SEED")
 KEPT = Path(__file__).parents[1] / "artifacts-out"
 FAULTS = [
@@ -98,12 +99,12 @@ class Storm:
             return f"{self.storage.origin.url}/nowhere"
         return self.storage.put(version.replace(" ", "-"), version)
 
-    async def blow(self) -> None:
+    async def blow(self, seconds: float) -> None:
         edits, agent = [self._edit] * 3 + [self._spoil], [self._kill_agent, self._stop_agent, self._pause]
         server = [self._kill_server] + ([self._forget, self._slow] if self.rig.server.name == "dummy" else [])
         acts = [*edits, *agent, *server, self._hup, *[self._fail] * 3]
         loop = asyncio.get_running_loop()
-        end = loop.time() + SECONDS
+        end = loop.time() + seconds
         while loop.time() < end:
             act = self._draw.choice(acts)
             self.history.add("act", act=act.__name__.strip("_"))
@@ -200,20 +201,29 @@ async def served_by(rig: Rig) -> set[str] | None:
 
 CASES = [("dummy", "kserve", False, 1), ("dummy", "triton", True, 2)]
 LONGER = [
-    *(("dummy", "kserve", seed % 2 == 0, seed) for seed in range(3, 13)),
-    *(("dummy", "triton", seed % 2 == 0, seed) for seed in range(23, 29)),
-    *(("mlserver", "mlserver", False, seed) for seed in range(41, 43)),
+    ("dummy", "kserve", True, 3, LONG_SECONDS),
+    ("mlserver", "mlserver", False, 4, LONG_SECONDS),
+    *(("dummy", "kserve", seed % 2 == 0, seed, 15) for seed in range(5, 13)),
+    *(("dummy", "triton", seed % 2 == 0, seed, 15) for seed in range(23, 29)),
 ]
 
 
-@pytest.mark.timeout(180 + 2 * SECONDS)
-@pytest.mark.parametrize(
-    ("server", "dialect", "beside", "seed"),
-    [(server, dialect, beside, int(SEED or seed)) for server, dialect, beside, seed in CASES]
-    + [pytest.param(*case, marks=pytest.mark.soak) for case in LONGER if SEED in {None, str(case[-1])}],
-)
-async def test_when_the_storm_is_over_what_is_wanted_is_served(tmp_path, server, dialect, beside, seed):
-    print(f"seed {seed}, {SECONDS:.0f} s: MODELAGENT_HISTORY_SEED={seed} plays it again")
+def cases():
+    """Every case once with its own seed, all with the seed that is asked for, where one is."""
+    quick = [(*case, SECONDS) for case in CASES]
+    longer = [pytest.param(*case[:4], max(case[4], SECONDS), marks=pytest.mark.soak) for case in LONGER]
+    if SEED is None:
+        return quick + longer
+    kinds = {(server, dialect): beside for server, dialect, beside, *_ in [*CASES, *LONGER]}
+    return [(server, dialect, beside, int(SEED), SECONDS) for (server, dialect), beside in kinds.items()]
+
+
+@pytest.mark.timeout(240 + 2 * max(SECONDS, LONG_SECONDS))
+@pytest.mark.parametrize(("server", "dialect", "beside", "seed", "seconds"), cases())
+async def test_when_the_storm_is_over_what_is_wanted_is_served(
+    tmp_path, server, dialect, beside, seed, seconds
+):
+    print(f"seed {seed}, {seconds:.0f} s: MODELAGENT_HISTORY_SEED={seed} plays it again")
     history = History(KEPT / f"history-{server}-{dialect}-{seed}.jsonl")
     looks = contextlib.nullcontext() if server == "mlserver" else None
     async with staged(tmp_path, server, dialect, history, beside=beside) as (rig, storage):
@@ -221,7 +231,7 @@ async def test_when_the_storm_is_over_what_is_wanted_is_served(tmp_path, server,
         with looks or Watcher(rig.model_dir, only_models=beside, inside=inside) as watcher:
             storm = Storm(rig, storage, history, seed)
             async with kept_up(rig.server) as codes, sampled(lambda: served_by(rig), history):
-                await storm.blow()
+                await storm.blow(seconds)
                 wanted = await calm(rig, storm)
         history.close()
         assert watcher is None or watcher.faults == []
