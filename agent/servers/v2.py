@@ -205,18 +205,30 @@ class V2Server(abc.ABC):
         )
 
     async def _until_ready(self, name: ModelName, deadline: float) -> None:
-        """Poll readiness after an accepted load; most servers are ready at the first question."""
+        """Poll readiness after an accepted load; most servers are ready at the first question.
+
+        A connection that breaks, or a name that is unknown, may mean that the server restarted and knows of
+        no load any more: then it is waited for no longer than to settle.
+        """
+        doubtful = False
         for pause in _pauses():
+            doubt = False
             try:
-                if await self._is_ready(name):
+                status = await self._readiness(name)
+                if status == 200:
                     return
+                doubt = status == 404
             except Unreached as error:
                 raise RetryableError(
                     Reason.SERVER_CRASHED, f"{self._at} went away after loading {name} ({error})"
                 ) from error
-            except Lost:
-                pass  # asked again: a server busy with other work is not dead
+            except Lost as lost:
+                doubt = not lost.timed_out  # asked again: a server busy with other work is not dead
+            if doubt and not doubtful:
+                doubtful, deadline = True, min(deadline, time.monotonic() + self._patience.settle)
             if time.monotonic() + pause > deadline:
+                if doubtful:
+                    raise self._unavailable(f"took {name} and does not hold it now; it may have restarted")
                 raise self._late(name)
             await asyncio.sleep(pause)
 
@@ -247,8 +259,12 @@ class V2Server(abc.ABC):
             raise self._unavailable(str(error)) from error
 
     async def _is_ready(self, name: ModelName) -> bool:
+        return await self._readiness(name) == 200
+
+    async def _readiness(self, name: ModelName) -> int:
+        """Return the status that answers for the model's readiness; 404 where the name is unknown."""
         path = f"/v2/models/{quoted(name)}/ready"
-        return (await self._wire.get(path, seconds=self._patience.read)).status == 200
+        return (await self._wire.get(path, seconds=self._patience.read)).status
 
     async def _healthy(self) -> bool:
         """Ask `_alive`, where silence is no."""
