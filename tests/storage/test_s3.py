@@ -9,7 +9,12 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from agent.artifacts.engine.engine import Engine
+from agent.artifacts.fetch import Fetcher
+from agent.artifacts.progress import Progress
+from agent.artifacts.store import Store
 from agent.core.errors import RetryableError, TerminalError
+from agent.core.model import Integrity
 from agent.core.reasons import Reason
 from tests.contracts.reading import read_source
 from tests.contracts.storage import CONTENT, OTHER, FolderContract, assert_hidden, files, one, read
@@ -170,6 +175,28 @@ async def test_an_object_of_many_parts_is_pinned_by_its_etag(provider, tree, adm
     assert obj.size == 10 << 20
     assert "-2" in obj.identity
     assert await read(provider, obj, (5 << 20) - 1, (5 << 20) + 1) == b"\0\0"
+
+
+async def test_large_objects_of_a_folder_are_proved_by_the_checksums_that_only_s3_itself_tells(
+    provider, tree, admin, tmp_path
+):
+    for name in ("a", "b"):
+        content = name.encode() * (2 << 20)
+        await asyncio.to_thread(
+            admin.put_object,
+            Bucket=BUCKET,
+            Key=f"{tree.name}/m/{name}",
+            Body=content,
+            ChecksumAlgorithm="SHA256",
+        )
+    with Store.open(tmp_path / "models", tmp_path / "store") as store:
+        fetcher = Fetcher(lambda _: provider, store, Engine())
+        stored = await fetcher.fetch(tree.uri("m"), Progress(), relist=True)
+        await tree.put("m/c", b"x" * (2 << 20))  # of this nobody knows a checksum
+        weaker = await fetcher.fetch(tree.uri("m"), Progress(), relist=True)
+        await fetcher.close()
+    assert stored.integrity == Integrity("provider", ("sha256",))
+    assert not weaker.integrity.verified
 
 
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
