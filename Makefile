@@ -55,6 +55,7 @@ bench: $(STAMP)
 	tests/bench/peers.sh
 	$(BIN)/python -m tests.bench.download --json bench-download.json
 	$(BIN)/python -m tests.bench.resume --json bench-resume.json
+	$(BIN)/python -m tests.bench.gcs
 
 ## bench-eyes: what looking costs: /status, /metrics, /events and the page with 10,000 models; two minutes
 bench-eyes: $(STAMP)
