@@ -10,26 +10,31 @@ from aiohttp.test_utils import make_mocked_request
 from agent.webhook.server import LARGEST_REVIEW, PATH, make_app
 
 APP = make_app()
-(ROUTE,) = (route for route in APP.router.routes() if route.method == "POST")
+ROUTES = [route for route in APP.router.routes() if route.method == "POST"]
 LOOP = asyncio.new_event_loop()
 atexit.register(LOOP.close)
 
 
 def one(data: bytes) -> None:
-    status, body = LOOP.run_until_complete(post(data))
-    assert status in {200, 400, 413}, status
-    if status == 200:
-        review = json.loads(body)
-        assert review["kind"] == "AdmissionReview"
-        response = review["response"]
-        assert response["uid"] == json.loads(data)["request"]["uid"]
-        assert response["allowed"] is ("status" not in response)
+    for route in ROUTES:
+        status, body = LOOP.run_until_complete(post(route, data))
+        assert status in {200, 400, 413}, status
+        if status == 200:
+            check(data, body)
 
 
-async def post(data: bytes) -> tuple[int, bytes]:
+def check(data: bytes, body: bytes) -> None:
+    review = json.loads(body)
+    assert review["kind"] == "AdmissionReview"
+    response = review["response"]
+    assert response["uid"] == json.loads(data)["request"]["uid"]
+    assert response["allowed"] is ("status" not in response)
+
+
+async def post(route: web.AbstractRoute, data: bytes) -> tuple[int, bytes]:
     request = make_mocked_request("POST", PATH, payload=Body(data), client_max_size=LARGEST_REVIEW)
     try:
-        response = await ROUTE.handler(request)
+        response = await route.handler(request)
     except web.HTTPException as refused:
         return refused.status, b""
     return response.status, bytes(response.body)
