@@ -147,27 +147,48 @@ def over_budget(events: Iterable[Event], models_in_budget: int) -> list[str]:
 
 def lost(events: Sequence[Event], grace_seconds: float = 3.0) -> list[str]:
     """Models taken away that every document wanted for a while, and models gone that nobody took away."""
+    return [*_taken(events, grace_seconds), *_gone(events, grace_seconds)]
+
+
+def _taken(events: Sequence[Event], grace_seconds: float) -> list[str]:
     since: dict[object, float] = {}
-    unloaded: dict[object, float] = {}
-    seen: set[object] = set()
     found = []
     for event in events:
         now = float(event["t"])
         match event["kind"]:
             case "want":
                 since = {name: since.get(name, now) for name in event["models"]}
-            case "server" | "forget":
+            case "begin" if event["order"] == "unload":
+                wanted = since.get(event["model"], now)
+                if now - wanted > grace_seconds:
+                    found.append(f"{event}: wanted since {wanted}")
+    return found
+
+
+def _gone(events: Sequence[Event], grace_seconds: float) -> list[str]:
+    """What no agent lived to see confirmed is taken back at the next start, and is no loss."""
+    begun: dict[object, int] = {}
+    confirmed: dict[object, float] = {}
+    seen: set[object] = set()
+    found, agent = [], 0
+    for event in events:
+        now = float(event["t"])
+        match event["kind"], event.get("order"):
+            case "agent", _:
+                agent += 1
+                confirmed = {name: at for name, at in confirmed.items() if now - at > grace_seconds}
+            case "begin", "load":
+                begun[event["number"]] = agent
+            case "end", "load":
+                if event["status"] == 200 and begun.get(event["number"]) == agent:
+                    confirmed.setdefault(event["model"], now)
+            case "begin" | "end", "unload":
+                confirmed.pop(event["model"], None)
+            case "server" | "forget", _:
                 seen.clear()
-            case "served" if event["models"] is None:
-                seen.clear()
-            case "served":
-                models = set(event["models"])
-                gone = {name for name in seen - models if now - unloaded.get(name, -99.0) > grace_seconds}
-                found += [f"{now}: {name} is gone" for name in sorted(map(str, gone))]
-                seen = models
-            case "begin" | "end" if event["order"] == "unload":
-                name = event["model"]
-                unloaded[name] = now
-                if event["kind"] == "begin" and now - since.get(name, now) > grace_seconds:
-                    found.append(f"{event}: wanted since {since[name]}")
+            case "served", _:
+                models = None if event["models"] is None else set(event["models"])
+                if models is not None:
+                    found += [f"{now}: {name} is gone" for name in sorted((seen & confirmed.keys()) - models)]
+                seen = models or set()
     return found

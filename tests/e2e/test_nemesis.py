@@ -221,10 +221,11 @@ def cases():
 @pytest.mark.timeout(240 + 2 * max(SECONDS, LONG_SECONDS))
 @pytest.mark.parametrize(("server", "dialect", "beside", "seed", "seconds"), cases())
 async def test_when_the_storm_is_over_what_is_wanted_is_served(
-    tmp_path, server, dialect, beside, seed, seconds
+    request, tmp_path, server, dialect, beside, seed, seconds
 ):
     print(f"seed {seed}, {seconds:.0f} s: MODELAGENT_HISTORY_SEED={seed} plays it again")
     history = History(KEPT / f"history-{server}-{dialect}-{seed}.jsonl")
+    request.addfinalizer(history.close)
     looks = contextlib.nullcontext() if server == "mlserver" else None
     async with staged(tmp_path, server, dialect, history, beside=beside) as (rig, storage):
         inside = "1" if dialect == "triton" else ""
@@ -233,7 +234,6 @@ async def test_when_the_storm_is_over_what_is_wanted_is_served(
             async with kept_up(rig.server) as codes, sampled(lambda: served_by(rig), history):
                 await storm.blow(seconds)
                 wanted = await calm(rig, storm)
-        history.close()
         assert watcher is None or watcher.faults == []
         assert set(codes) <= {-signal.SIGKILL}
         assert await served_by(rig) == set(wanted), rig.agent.said()
