@@ -24,7 +24,7 @@ servers: $(STAMP)
 	tests/servers/promtool.sh
 
 ## test: everything but what takes minutes, file by file on so many processes
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 test: $(STAMP) servers
 	$(BIN)/python -m pytest -m "not soak" --numprocesses $(TEST_PROCESSES) --dist loadfile
 
