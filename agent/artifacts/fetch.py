@@ -24,7 +24,7 @@ from agent.artifacts.retries import patiently
 from agent.artifacts.store import Store
 from agent.artifacts.threads import Threads
 from agent.artifacts.unpack.wire import Limits
-from agent.core.declaration import Declaration
+from agent.core.declaration import NOTHING_DECLARED, Declaration
 from agent.core.errors import AgentError, RetryableError, TerminalError
 from agent.core.model import StoredRevision
 from agent.core.reach import uri_refusal
@@ -36,8 +36,6 @@ from agent.telemetry.traces import outgoing, span
 
 PROOFS = ("seen-first", "provider", "declared", "signed")
 """Weakest first; a manifest says the weakest of its entries."""
-
-NOTHING = Declaration()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ class _Work:
 
     landed: dict[str, _Landed] = field(default_factory=dict)
     missing: list[RemoteObject] = field(default_factory=list)
-    declared: Declaration = NOTHING
+    declared: Declaration = NOTHING_DECLARED
 
 
 class Fetcher:
@@ -93,7 +91,7 @@ class Fetcher:
         self._archives = Archives(store, self._threads, limits, self._claims.left_bytes)
 
     async def fetch(
-        self, uri: str, progress: Progress, *, relist: bool, declared: Declaration = NOTHING
+        self, uri: str, progress: Progress, *, relist: bool, declared: Declaration = NOTHING_DECLARED
     ) -> StoredRevision:
         """Bring what *uri* names to the store and return it, complete and verified.
 

@@ -55,6 +55,9 @@ class Declaration:
         return f"sha256:{self.sha256 or ''} signature:{self.signature or ''}"
 
 
+NOTHING_DECLARED = Declaration()
+
+
 def parse_digest_list(raw: bytes) -> Mapping[str, str]:
     """Return path to lower-case digest of what `sha256sum` wrote, GNU's form or BSD's.
 

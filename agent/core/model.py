@@ -4,7 +4,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NewType
 
-from agent.core.declaration import Declaration
+from agent.core.declaration import NOTHING_DECLARED, Declaration
 from agent.core.reasons import Reason
 
 ModelName = NewType("ModelName", str)
@@ -31,12 +31,14 @@ class ModelSpec:
     @property
     def declared(self) -> Declaration:
         """What the bytes must be."""
-        return Declaration(self.sha256, self.signature)
+        plain = self.sha256 is None and self.signature is None
+        return NOTHING_DECLARED if plain else Declaration(self.sha256, self.signature)
 
     @property
     def source(self) -> str:
         """What is to be fetched: the URI, and which bytes it must have."""
-        return f"{self.storage_uri}\n{self.declared}" if self.declared else self.storage_uri
+        declared = self.declared
+        return self.storage_uri if declared is NOTHING_DECLARED else f"{self.storage_uri}\n{declared}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,8 @@ class StoredRevision:
 
     def fits(self, spec: ModelSpec) -> bool:
         """Whether these are bytes that *spec* declares, or it declares none."""
-        return self.meets(spec.declared)
+        declared = spec.declared
+        return declared is NOTHING_DECLARED or self.meets(declared)
 
     def meets(self, declared: Declaration) -> bool:
         """Whether these are known to be the bytes that are declared."""
