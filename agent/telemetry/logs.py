@@ -148,6 +148,7 @@ class Repeats:
 
     def __init__(self) -> None:
         self._keys: collections.OrderedDict[object, _Said] = collections.OrderedDict()
+        self._counted: dict[object, float] = {}  # since when, of those that have a sum
 
     def pass_on(self, record: logging.LogRecord, now: float) -> list[logging.LogRecord]:
         """Return what to write now: sums that are due, and *record* unless it only counts."""
@@ -162,6 +163,7 @@ class Repeats:
             return [*due, record]
         known.unsaid += 1
         known.record = record
+        self._counted[key] = known.since
         return due
 
     def drain(self) -> list[logging.LogRecord]:
@@ -170,7 +172,7 @@ class Repeats:
 
     def next_due(self) -> float | None:
         """Return when the first sum is due, None where nothing was counted."""
-        return next((said.since + REPEAT_SECONDS for said in self._keys.values() if said.unsaid), None)
+        return min(self._counted.values()) + REPEAT_SECONDS if self._counted else None
 
     def due(self, now: float) -> list[logging.LogRecord]:
         """Forget what is a minute old, or too much to remember; return the records that stand for it."""
@@ -179,7 +181,8 @@ class Repeats:
             first = next(iter(self._keys.values()))
             if now - first.since < REPEAT_SECONDS and len(self._keys) < _MAX_KEYS:
                 break
-            _, old = self._keys.popitem(last=False)
+            key, old = self._keys.popitem(last=False)
+            self._counted.pop(key, None)
             if old.unsaid:
                 old.record.repeated = old.unsaid
                 due.append(old.record)
