@@ -56,7 +56,8 @@ def rows(faults: Mapping[str, Fault], results: Mapping[str, Sequence[str]]) -> l
 
 def main() -> int:
     faults, results = catalogue(), Results()
-    code = pytest.main(["-q", "--no-header", "-p", "no:cacheprovider", *named(faults)], plugins=[results])
+    options = ["-q", "--no-header", "-p", "no:cacheprovider", "--numprocesses", "3", "--dist", "loadfile"]
+    code = pytest.main([*options, *named(faults)], plugins=[results])
     print("\n".join(["", *rows(faults, results.of)]))
     words = [outcome(fault, results.of)[0] for fault in faults.values()]
     recorded = [f"{count} {name}" for name, count in sorted(results.figures.items())]
