@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import unquote, urlsplit
 
-AGAIN_SECONDS = 1.0
+AGAIN_SECONDS = 0.5
 LONGEST_SECONDS = 30.0
 SHORT_SECONDS = 5.0  # a connection that ends sooner is one that this server does not want
 CONNECT_SECONDS = 5.0
@@ -24,14 +24,15 @@ class Tether:
     async def run(self) -> None:
         """Hold on until cancelled. A server that ends idle connections is asked more and more rarely."""
         loop = asyncio.get_running_loop()
-        pause = AGAIN_SECONDS
+        pause, was_down = AGAIN_SECONDS, True
         while True:
             url, began = self._where(), loop.time()
-            if url is not None and await _held(url):
+            if url is None or not await _held(url):
+                pause, was_down = AGAIN_SECONDS, True
+            else:
                 self._ring()
-                pause = (
-                    AGAIN_SECONDS if loop.time() - began > SHORT_SECONDS else min(2 * pause, LONGEST_SECONDS)
-                )
+                meant = was_down or loop.time() - began > SHORT_SECONDS  # it died, or it lasted
+                pause, was_down = AGAIN_SECONDS if meant else min(2 * pause, LONGEST_SECONDS), False
             await asyncio.sleep(pause)
 
 
