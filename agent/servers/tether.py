@@ -9,7 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import unquote, urlsplit
 
-AGAIN_SECONDS = 0.5
+SOON_SECONDS = 0.05  # after an end: soon enough to find that nobody is there
+AGAIN_SECONDS = 0.25
 LONGEST_SECONDS = 30.0
 SHORT_SECONDS = 5.0  # a connection that ends sooner is one that this server does not want
 CONNECT_SECONDS = 5.0
@@ -32,7 +33,7 @@ class Tether:
             else:
                 self._ring()
                 meant = was_down or loop.time() - began > SHORT_SECONDS  # it died, or it lasted
-                pause, was_down = AGAIN_SECONDS if meant else min(2 * pause, LONGEST_SECONDS), False
+                pause, was_down = SOON_SECONDS if meant else min(2 * pause, LONGEST_SECONDS), False
             await asyncio.sleep(pause)
 
 
