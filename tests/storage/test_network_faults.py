@@ -181,6 +181,9 @@ async def verdict(place: Place, store: Store, trouble: Trouble) -> str:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.filterwarnings(  # sockets that a library has when its call is given up are its own to close
+    "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning", "ignore:unclosed:ResourceWarning"
+)
 async def test_each_trouble_ends_in_the_bytes_or_in_a_reason_and_is_over_when_it_is_over(make, tmp_path):
     slots, bad = asyncio.Semaphore(AT_ONCE), {}
 
