@@ -14,6 +14,7 @@ from pathlib import Path
 from aiohttp import web
 
 from agent.aio.door import Door
+from agent.aio.spare import Spare
 from agent.aio.unixtime import UnixTime
 from agent.aio.wakeup import Wakeup
 from agent.aio.workers import start_workers
@@ -98,21 +99,22 @@ class Sidecar:
         """Serve until stopped."""
         start_workers(asyncio.get_running_loop())
         application = self._site().application()
+        spare = Spare()
         application.middlewares.append(
-            guard(self._settings.status_allow_host, self._settings.status_token_file)
+            guard(self._settings.status_allow_host, self._settings.status_token_file, spare)
         )
         runner = web.AppRunner(
             application, access_log=None, handle_signals=False, shutdown_timeout=ANSWERED_SECONDS
         )
         await runner.setup()
-        listener = None
+        listeners: Sequence[asyncio.Server] = ()
         try:
-            listener = await self._listen(runner)
+            listeners = await self._listen(runner, spare)
             self._on_signals()
             await self._unless_stopped(self._work())
         finally:
-            if listener is not None:
-                listener.close()
+            for each in listeners:
+                each.close()
             await runner.cleanup()
         return self._code
 
@@ -143,15 +145,13 @@ class Sidecar:
         )
         return StatusSite(self.board, renderer, self.metrics.alive, self.metrics.scrape)
 
-    async def _listen(self, runner: web.AppRunner) -> asyncio.Server:
+    async def _listen(self, runner: web.AppRunner, spare: Spare) -> Sequence[asyncio.Server]:
         settings = self._settings
         assert runner.server is not None  # noqa: S101 - it was set up
-        listener = await asyncio.get_running_loop().create_server(
-            Door(runner.server), settings.status_host, settings.status_port
-        )
-        self.address = listener.sockets[0].getsockname()[:2]
+        listeners = await Door(runner.server).listen(settings.status_host, settings.status_port, spare)
+        self.address = listeners[0].sockets[0].getsockname()[:2]
         log.info("status is served", extra={"url": f"http://{self.address[0]}:{self.address[1]}/status"})
-        return listener
+        return listeners
 
     def _on_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -1,11 +1,16 @@
 """The way in to the status port: how many may stand in it, how slowly one may ask and take (fault X6).
 
-Whoever is slow or comes with a thousand others is put out; who asks and goes, as probes do, gets in.
+Whoever is slow or comes with a thousand others is put out; who asks and goes, as probes do, gets in,
+though the rest of the process has taken every descriptor (fault D7).
 """
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from agent.aio.spare import Listener, Spare
+
+_BACKLOG = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +27,7 @@ class DoorLimits:
 
 
 class Door:
-    """A protocol factory around another: give it to `loop.create_server`.
+    """A protocol factory around another: give it to `loop.create_server`, or let it `listen` itself.
 
     Beyond the limit the oldest connection goes, since a probe's is young and a hoarder's is not.
     """
@@ -31,6 +36,31 @@ class Door:
         self.limits = limits or DoorLimits()
         self._inner = inner
         self._guests: dict[_Guest, None] = {}  # oldest first
+        self.closed: Callable[[], None] = lambda: None
+
+    async def listen(self, host: str, port: int, spare: Spare) -> list[asyncio.Server]:
+        """Listen at the addresses of *host*; who comes while there is no descriptor has one of *spare*.
+
+        Raises OSError for an address that cannot be had.
+        """
+        loop = asyncio.get_running_loop()
+        self.closed = spare.take_back
+        bound = await loop.create_server(self, host, port, start_serving=False)
+        try:
+            listeners = [Listener(each, spare, self.make_room) for each in bound.sockets]
+        finally:
+            bound.close()
+        servers = [await loop.create_server(self, sock=each, backlog=1) for each in listeners]
+        for each in listeners:
+            each.listen(_BACKLOG)  # the loop took one for: accept one at a turn, so that each is a guest soon
+        return servers
+
+    def make_room(self) -> bool:
+        """Put the oldest out; false where there is nobody."""
+        for guest in self._guests:
+            guest.put_out()
+            return True
+        return False
 
     def __call__(self) -> asyncio.Protocol:
         """Return the protocol of a new connection."""
@@ -40,7 +70,7 @@ class Door:
         """Let one in; the oldest goes where there are too many."""
         self._guests[guest] = None
         if len(self._guests) > self.limits.connections:
-            next(iter(self._guests)).put_out()
+            self.make_room()
 
     def leave(self, guest: "_Guest") -> None:
         """One has gone."""
@@ -87,6 +117,7 @@ class _Guest(asyncio.Protocol):
         self._stop()
         self._taken()
         self._door.leave(self)
+        asyncio.get_running_loop().call_soon(self._door.closed)  # the socket is, right after this
         self._inner.connection_lost(error)
 
     def pause_writing(self) -> None:

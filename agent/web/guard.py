@@ -13,6 +13,7 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from agent.aio.spare import Spare
 from agent.core.reach import host_allowed
 from agent.web.render import encoded
 
@@ -27,12 +28,15 @@ _INSIDE = ("*.svc", "*.local", "*.localhost")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def guard(hosts: Sequence[str] = (), token_file: Path | None = None) -> Middleware:
+def guard(
+    hosts: Sequence[str] = (), token_file: Path | None = None, spare: Spare | None = None
+) -> Middleware:
     """Return a middleware that lets in by Host, also by *hosts*, and by the token in *token_file*.
 
-    The file is read for each request, so that a rotated token counts at once; while it cannot be read
-    nobody is let in but the probes.
+    The file is read for each request, by one of *spare* if need be, so that a rotated token counts at
+    once; while it cannot be read nobody is let in but the probes.
     """
+    kept = spare or Spare(0)
 
     @web.middleware
     async def keep(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -41,7 +45,8 @@ def guard(hosts: Sequence[str] = (), token_file: Path | None = None) -> Middlewa
                 421, "MisdirectedRequest", "this Host is not served; name it by --status-allow-host"
             )
         if token_file is not None and not _free(request):
-            known = await asyncio.to_thread(token_of, token_file)
+            known = await asyncio.to_thread(token_of, token_file, kept)
+            kept.take_back()
             given = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
             if known is None or not hmac.compare_digest(given.encode(), known.encode()):
                 answer = _refusal(401, "Unauthorized", "this agent asks for its bearer token")
@@ -73,10 +78,10 @@ def host_is_safe(header: str, hosts: Sequence[str] = ()) -> bool:
     return True
 
 
-def token_of(file: Path) -> str | None:
+def token_of(file: Path, spare: Spare) -> str | None:
     """Return the token in *file*, None where there is none to be read. Blocks."""
     try:
-        with file.open("rb") as opened:
+        with spare.used_for(lambda: file.open("rb")) as opened:
             text = opened.read(MAX_TOKEN_BYTES).decode()
     except (OSError, ValueError):
         return None

@@ -1,14 +1,14 @@
 """Faults D7 and K19 on the whole agent: no descriptor or no thread to be had is a reason, and passes."""
 
 import asyncio
+import resource
+import socket
 import subprocess
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 
-import aiohttp
-
-from tests.e2e.agent_process import LOOK_SECONDS, AgentProcess, Status, until
+from tests.e2e.agent_process import AgentProcess, until
 from tests.e2e.rig import started
-from tests.servers.real import free_ports
 
 NOBODY = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
 """A user of no other process: the kernel counts threads by user, and counts none of root's."""
@@ -23,22 +23,13 @@ class UnprivilegedAgent(AgentProcess):
         return [*NOBODY, f"--inh-caps={CAPS}", f"--ambient-caps={CAPS}", *super().command]
 
 
-def limit(pid: int, what: str, most: int | str) -> None:
-    """Bound what the process may have from now on; its user may do that."""
-    subprocess.run([*NOBODY, "prlimit", f"--pid={pid}", f"--{what}={most}:"], check=True)
+def most_threads(pid: int, most: int) -> None:
+    """Bound how many the process's user may have from now on; its user may do that."""
+    subprocess.run([*NOBODY, "prlimit", f"--pid={pid}", f"--nproc={most}:"], check=True)
 
 
-@asynccontextmanager
-async def asking(agent: AgentProcess):
-    """Ask /status by one connection that is kept, since a new one may not be had."""
-    async with aiohttp.ClientSession(agent.url) as session:
-
-        async def reason(name: str) -> str | None:
-            async with session.get("/status") as answer:
-                return Status(await answer.json()).reason(name)
-
-        await reason("")
-        yield reason
+def most_descriptors(pid: int, most: int) -> None:
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]))
 
 
 async def test_an_agent_that_gets_no_thread_says_so_and_goes_on_when_it_does(tmp_path):
@@ -47,27 +38,71 @@ async def test_an_agent_that_gets_no_thread_says_so_and_goes_on_when_it_does(tmp
         await rig.agent.start()
         await until(lambda: "models=0" in rig.agent.said())
         rig.put("one", b"1")
-        limit(rig.agent.pid, "nproc", 1)
+        most_threads(rig.agent.pid, 1)
         rig.want(a="one")
         await rig.agent.wait(lambda status: status.reason("a") == "ResourceExhausted")
-        limit(rig.agent.pid, "nproc", 1000)
+        most_threads(rig.agent.pid, 1000)
         await rig.settled("a")
         assert "Traceback" not in rig.agent.said()
 
 
-async def test_an_agent_that_gets_no_descriptor_says_so_and_goes_on_when_it_does(tmp_path):
-    (nobody,) = free_ports(1)
-    async with started(tmp_path, agent=False) as rig:
-        rig.agent.__class__ = UnprivilegedAgent
+def descriptors(pid: int) -> list[int]:
+    return sorted(int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir())
+
+
+@contextmanager
+def connections(port: int, count: int):
+    """Connections on which nothing is said."""
+    with ExitStack() as stack:
+        for _ in range(count):
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", port))
+        yield
+
+
+@asynccontextmanager
+async def without_descriptors(folder):
+    """An agent, asked with a token, whose models have taken every descriptor; new connections see it."""
+    (folder / "token").write_text("t")
+    flags = {"status-token-file": folder / "token", "max-concurrent-downloads": 100}
+    async with AsyncExitStack() as stack:
+        silence = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=200))
+        nobody = f"http://127.0.0.1:{silence.getsockname()[1]}"
+        rig = await stack.enter_async_context(started(folder, agent=False, flags=flags))
+        rig.agent.headers = {"Authorization": "Bearer t"}
         await rig.agent.start()
         rig.put("one", b"1")
-        rig.want(a=f"http://127.0.0.1:{nobody}/m")  # each try needs a new socket
-        await rig.agent.wait(lambda status: status.reason("a") == "StorageUnavailable")
-        async with asking(rig.agent) as reason, asyncio.timeout(20):
-            limit(rig.agent.pid, "nofile", 3)
-            while await reason("a") != "ResourceExhausted":
-                await asyncio.sleep(LOOK_SECONDS)
-        limit(rig.agent.pid, "nofile", 1000)
         rig.want(a="one")
         await rig.settled("a")
+        most_descriptors(rig.agent.pid, descriptors(rig.agent.pid)[-1] + 10)
+        rig.want(a="one", **{f"m{number}": f"{nobody}/{number}" for number in range(100)})
+        await rig.agent.wait(lambda status: status.reason("m99") == "ResourceExhausted")
+        yield rig
+
+
+async def test_an_agent_that_gets_no_descriptor_says_so_and_goes_on_when_it_does(tmp_path):
+    async with without_descriptors(tmp_path) as rig:
+        most_descriptors(rig.agent.pid, 1000)
+        rig.put("two", b"2")
+        rig.want(a="one", b="two")
+        await rig.settled("a", "b")
+        assert "Traceback" not in rig.agent.said()
+
+
+async def test_probes_and_status_are_answered_again_and_again_while_there_is_no_descriptor(tmp_path):
+    async with without_descriptors(tmp_path) as rig:
+        for _ in range(20):
+            answers = await asyncio.gather(
+                *map(rig.agent.get, ("/healthz", "/readyz", "/status", "/metrics"))
+            )
+            assert [answer[0] for answer in answers] == [200] * 4
+        assert "Traceback" not in rig.agent.said()
+
+
+async def test_guests_who_say_nothing_keep_no_probe_out_while_there_is_no_descriptor(tmp_path):
+    async with without_descriptors(tmp_path) as rig:
+        with connections(rig.agent.port, 60):
+            assert await rig.agent.get("/healthz") == (200, "ok\n")
+            assert (await rig.agent.status()).reason("a") is None
         assert "Traceback" not in rig.agent.said()
