@@ -29,7 +29,6 @@ from agent.core.plan import Rules
 from agent.core.reach import Denied
 from agent.core.reasons import Reason
 from agent.reconcile.document import DocumentServices
-from agent.reconcile.events import PodEvents
 from agent.reconcile.loop import Clock, Limits, Outlook, Reconciler
 from agent.reconcile.once import report_once
 from agent.reconcile.pod import Pod
@@ -245,6 +244,8 @@ class Sidecar:
         if tracing is not None:
             services["traces"] = tracing.journeys.keep_short
         if settings.events:
+            from agent.reconcile.events import PodEvents  # noqa: PLC0415 - brings the API server's client
+
             services["events"] = PodEvents(self.board, self._environ, self._clock).run
         if settings.once:
             services["once"] = partial(self._once, reconciler)

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import NoReturn, Protocol, cast
 
-from agent import __version__
 from agent.settings import UsageError
 
 USAGE = 64  # EX_USAGE of sysexits.h
@@ -66,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str]) -> int:
     if words and words[0] in {"--version", "-V"}:
+        from agent import __version__  # noqa: PLC0415 - see there
+
         print(f"model-agent {__version__}")  # noqa: T201 - what was asked for
         return 0
     if not words or words[0] in {"--help", "-h", "help"}:

@@ -18,7 +18,6 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 
-from agent import __version__
 from agent.core.actions import Cancelled, Failed, Fetch, Load, Outcome, Succeeded, Unload
 from agent.core.model import ModelName
 from agent.core.status import ModelStatus, Phase
@@ -172,6 +171,8 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family as it stands."""
+        from agent import __version__  # noqa: PLC0415 - see there
+
         yield InfoMetricFamily("modelagent_build", "The agent's release.", {"version": __version__})
         yield from self._of_config()
         yield from self._of_memory()

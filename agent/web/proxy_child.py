@@ -1,4 +1,4 @@
-"""Keeps the proxy's process up, and tells it what it has to know (see `agent.web.proxy_main`)."""
+"""Keeps the proxy's process up, and tells it what it has to know (see `agent.web.proxy_words`)."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from agent.web.proxy_main import DRAIN, READY
+from agent.web.proxy_words import DRAIN, READY
 
 log = logging.getLogger("agent.proxy")
 
@@ -65,7 +65,7 @@ class ProxyChild:
 
     async def _once(self) -> int:
         process = self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "agent.web.proxy_main", *self._arguments,
+            sys.executable, "-P", "-m", "agent.web.proxy_start", *self._arguments,
             stdin=asyncio.subprocess.PIPE, env=self._environ, start_new_session=True,
         )  # fmt: skip
         async with asyncio.TaskGroup() as group:

@@ -5,7 +5,6 @@ Every ask is bounded in time and in bytes, and a fault is an answer: not ready.
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import AsyncIterator, Sequence
 
 from agent.core.probe import (
@@ -27,7 +26,6 @@ class Health:
 
     def __init__(self, probes: Sequence[Probe]) -> None:
         self._probes = tuple(probes)
-        self.context = _unverified()
         self._look: asyncio.Task[bool] | None = None
 
     async def ready(self) -> bool:
@@ -49,28 +47,28 @@ class Health:
         self._look = None
 
     async def _all(self) -> bool:
-        return all([await _passes(probe, self.context) for probe in self._probes])
+        return all([await _passes(probe) for probe in self._probes])
 
 
-async def _passes(probe: Probe, context: ssl.SSLContext) -> bool:
+async def _passes(probe: Probe) -> bool:
     if probe.period_seconds > 0:
-        return await _once(probe, probe.timeout_seconds, context)
+        return await _once(probe, probe.timeout_seconds)
     loop = asyncio.get_running_loop()
     end, successes = loop.time() + QUICK_SECONDS, 0
     while (left := end - loop.time()) > 0:
-        successes = successes + 1 if await _once(probe, min(left, probe.timeout_seconds), context) else 0
+        successes = successes + 1 if await _once(probe, min(left, probe.timeout_seconds)) else 0
         if successes >= probe.successes:
             return True
         await asyncio.sleep(QUICK_PAUSE_SECONDS)
     return False
 
 
-async def _once(probe: Probe, seconds: float, context: ssl.SSLContext) -> bool:
+async def _once(probe: Probe, seconds: float) -> bool:
     try:
         async with asyncio.timeout(seconds):
             match probe.check:
                 case HttpCheck() as check:
-                    return await _http(check, context)
+                    return await _http(check)
                 case TcpCheck(host, port):
                     async with _connected(host, port):
                         return True
@@ -82,8 +80,13 @@ async def _once(probe: Probe, seconds: float, context: ssl.SSLContext) -> bool:
 
 @contextlib.asynccontextmanager
 async def _connected(
-    host: str, port: int, context: ssl.SSLContext | None = None
+    host: str, port: int, *, tls: bool = False
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    context = None
+    if tls:
+        from agent.web.proxy_tls import trusting  # noqa: PLC0415 - see agent.web.proxy_start
+
+        context = trusting()
     reader, writer = await asyncio.open_connection(host, port, ssl=context, limit=_MAX_ANSWER_BYTES)
     try:
         yield reader, writer
@@ -91,23 +94,15 @@ async def _connected(
         writer.transport.abort()
 
 
-async def _http(check: HttpCheck, context: ssl.SSLContext) -> bool:
+async def _http(check: HttpCheck) -> bool:
     fields = {"host": f"{check.host}:{check.port}", "user-agent": "kube-probe/model-agent", "accept": "*/*"}
     fields |= {name.lower(): value for name, value in check.headers}
     fields["connection"] = "close"
     lines = [f"GET {check.path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
-    async with _connected(check.host, check.port, context if check.tls else None) as (reader, writer):
+    async with _connected(check.host, check.port, tls=check.tls) as (reader, writer):
         writer.write("\r\n".join(lines).encode())
         words = (await reader.readline()).split(None, 2)
     return len(words) > 1 and words[0].startswith(b"HTTP/1.") and 200 <= int(words[1]) < 400
-
-
-def _unverified() -> ssl.SSLContext:
-    """Trust anybody: the kubelet's own https probes do. Reads no certificates, which would take a while."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 async def _grpc(check: GrpcCheck) -> bool:

@@ -1,7 +1,7 @@
 """The proxy as a process of its own: planning, hashing or a garbage collection never delay an inference.
 
-Its parent holds the other end of standard input: `r` says that the first set of models was tried, `d` begins
-to drain, and its end means that the parent is gone. So it imports nothing of the rest of the agent.
+Its parent holds the other end of standard input (`agent.web.proxy_words`). It imports nothing of the rest of
+the agent, and is started by `agent.web.proxy_start`.
 """
 
 import argparse
@@ -17,10 +17,9 @@ from agent.core.probe import read_probes
 from agent.telemetry.logs import configure
 from agent.web.proxy import FOR_PROBES, MOST_CLIENTS, Proxy
 from agent.web.proxy_health import Health
+from agent.web.proxy_words import DRAIN, READY
 
 log = logging.getLogger("agent.proxy")
-
-READY, DRAIN = b"r", b"d"
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -82,7 +81,3 @@ def _told(words: bytes, ready: Callable[[], object], drain: Callable[[], object]
         ready()
     if DRAIN in words:
         drain()
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], os.environ))

@@ -123,7 +123,7 @@ def main():
         stack.enter_context(running(nginx(folder, origin, origin, ORIGIN % (origin, folder)), origin))
         pinned = ["taskset", "-c", "0"]
         stack.enter_context(running([*pinned, *nginx(folder, theirs, origin, PROXY)], theirs))
-        own = [*pinned, sys.executable, "-m", "agent.web.proxy_main", "--quiet", "0"]
+        own = [*pinned, sys.executable, "-m", "agent.web.proxy_start", "--quiet", "0"]
         own += ["--port", str(ours), "--component-port", str(origin)]
         process = stack.enter_context(running(own, ours, stdin=subprocess.PIPE))
         ports = {"direct": origin, "nginx": theirs, "model-agent": ours}
