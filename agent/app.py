@@ -189,7 +189,11 @@ class Sidecar:
         settings = self._settings
         denied = Denied(settings.deny_address)
         providers = Providers(
-            self._environ, settings.allowed_roots, denied, settings.allow_host, settings.shared_root
+            self._environ,
+            settings.allowed_roots,
+            denied if denied.networks else permit_all,
+            settings.allow_host,
+            settings.shared_root,
         )
         policy = DiskPolicy(budget_bytes=settings.disk_budget)
         room = Room(store, lambda: reconciler.wanted_uris(), policy)  # noqa: PLW0108 - made below
@@ -368,7 +372,7 @@ class Providers:
             case _:
                 from agent.storage.fsspec_provider import FsspecProvider  # noqa: PLC0415
 
-                return FsspecProvider(self._environ)
+                return FsspecProvider(self._environ, policy=self._policy)
 
 
 def _missing_store(error: AgentError) -> tuple[str, ...]:

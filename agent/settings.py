@@ -186,7 +186,7 @@ FLAGS: tuple[Flag, ...] = (
         "deny-address",
         optional_networks,
         "",
-        "networks that http(s):// may not connect to, or metadata, loopback, private, none, separated by "
+        "networks that no URI may have connected to, or metadata, loopback, private, none, separated by "
         "commas; default metadata, with --enable-puller metadata,loopback",
     ),
     Flag("allow-host", words, "", "the only hosts that http(s):// may ask, *.domain too; default: any"),

@@ -8,6 +8,7 @@ its kind and its status, never by its text.
 import asyncio
 import errno
 import os
+import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -21,8 +22,10 @@ from agent.core.errors import AgentError, RetryableError, TerminalError
 from agent.core.paths import relative_path
 from agent.core.reasons import Reason
 from agent.core.uri import BUILT_IN_SCHEMES
+from agent.storage.addresses import AddressPolicy, permit_all
 from agent.storage.answers import status_error
 from agent.storage.base import Listing, ReaderSource, RemoteObject
+from agent.storage.dialling import judged
 from agent.storage.fsspec_files import (
     EXTRAS,
     base_of,
@@ -49,6 +52,7 @@ class _Mounted:
     base: str
     files: Any
     root: str
+    policy: AddressPolicy
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
 
@@ -56,11 +60,19 @@ class FsspecProvider:
     """Files and folders of the filesystems that fsspec knows and whose package is installed.
 
     *environ* holds their credentials. Chains of filesystems, local ones and those of our own providers
-    are refused. Where the filesystem tells no version, digest or time, a file is not pinned.
+    are refused. Where the filesystem tells no version, digest or time, a file is not pinned. *policy* is
+    asked of each address that a library connects to for a URI whose author chooses the host.
     """
 
-    def __init__(self, environ: Mapping[str, str], *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        *,
+        policy: AddressPolicy = permit_all,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         self._environ = environ
+        self._policy = policy
         self._patience_seconds = patience_seconds
         self._threads = Daemons("fsspec", limit=4)
         self._mounted: OrderedDict[str, _Mounted] = OrderedDict()
@@ -73,7 +85,7 @@ class FsspecProvider:
     async def resolve(self, uri: str) -> Listing:
         """List the file or folder, on a thread."""
         scheme = checked_scheme(uri)
-        mounted = await self._bounded(scheme, _mount, scheme, native_uri(uri), self._environ)
+        mounted = await self._mounted_at(scheme, native_uri(uri))
         listing = await self._bounded(scheme, _listing, mounted)
         self._remember(mounted)
         return listing
@@ -88,7 +100,7 @@ class FsspecProvider:
                     Reason.SNAPSHOT_CHANGED, f"{base.partition('?')[0]} must be listed again"
                 )
             scheme = checked_scheme(base)
-            mounted = await self._bounded(scheme, _mount, scheme, base, self._environ)
+            mounted = await self._mounted_at(scheme, base)
             self._remember(mounted)
         return ReaderSource(
             read=partial(_read, mounted, path, obj.size),
@@ -99,6 +111,12 @@ class FsspecProvider:
         """Let the threads go."""
         self._threads.close()
         self._mounted.clear()
+
+    async def _mounted_at(self, scheme: str, uri: str) -> _Mounted:
+        policy = (
+            permit_all if scheme in EXTRAS else self._policy
+        )  # their hosts are Hugging Face's and Azure's
+        return await self._bounded(scheme, _mount, scheme, uri, self._environ, policy)
 
     async def _bounded(self, scheme: str, work: Callable[..., T], *args: object) -> T:
         """Run *work* on a thread; one that does not come back is left behind (fault S21)."""
@@ -120,7 +138,7 @@ class FsspecProvider:
             self._mounted.popitem(last=False)
 
 
-def _mount(scheme: str, uri: str, environ: Mapping[str, str]) -> _Mounted:
+def _mount(scheme: str, uri: str, environ: Mapping[str, str], policy: AddressPolicy) -> _Mounted:
     import fsspec  # noqa: PLC0415 - 15 MiB, for these schemes only
 
     library: Any = fsspec
@@ -133,10 +151,11 @@ def _mount(scheme: str, uri: str, environ: Mapping[str, str]) -> _Mounted:
         raise _missing(scheme) if scheme in EXTRAS else _unsupported(scheme) from None
     if getattr(kind, "local_file", False):
         raise _unsupported(scheme)
-    with _translated(base):
+    with _calling(base, policy):
         options = {**kind._get_kwargs_from_urls(uri), **storage_options(scheme, environ)}  # noqa: SLF001 - fsspec's own way to read user and host off a URL
         files = _constructed(scheme, kind, options)
-        return _Mounted(scheme, base, files, str(kind._strip_protocol(uri)).rstrip("/"))  # noqa: SLF001 - as url_to_fs does
+        root = str(kind._strip_protocol(uri)).rstrip("/")  # noqa: SLF001 - as url_to_fs does
+        return _Mounted(scheme, base, files, root, policy)
 
 
 def _constructed(scheme: str, kind: Callable[..., Any], options: Mapping[str, Any]) -> Any:
@@ -168,7 +187,7 @@ def _unsupported(scheme: str) -> TerminalError:
 
 
 def _listing(mounted: _Mounted) -> Listing:
-    with _translated(mounted.base):
+    with _calling(mounted.base, mounted.policy):
         mounted.files.invalidate_cache()
         info = mounted.files.info(mounted.root)
         if info.get("type") != "directory":
@@ -235,7 +254,7 @@ def _identity(mounted: _Mounted, name: str, info: Mapping[str, Any]) -> str:
 
 def _identity_now(mounted: _Mounted, path: str, expected: str) -> str:
     """Tell the identity afresh: by `info`, and where that tells other fields, by the folder's list."""
-    with mounted.lock, _translated(mounted.base):
+    with mounted.lock, _calling(mounted.base, mounted.policy):
         mounted.files.invalidate_cache()
         identity = _identity(mounted, path, mounted.files.info(path))
         if identity == expected:
@@ -251,7 +270,7 @@ def _read(mounted: _Mounted, path: str, size: int | None, start: int, stop: int)
         stop = min(stop, size)
     if start >= stop:
         return b""
-    with _translated(mounted.base):
+    with _calling(mounted.base, mounted.policy):
         content = bytes(mounted.files.cat_file(path, start=start, end=stop))
     if len(content) > stop - start:
         raise TerminalError(
@@ -261,15 +280,18 @@ def _read(mounted: _Mounted, path: str, size: int | None, start: int, stop: int)
 
 
 @contextmanager
-def _translated(where: str) -> Iterator[None]:
-    """Turn what a library raises into our two kinds of error, without its text."""
+def _calling(where: str, policy: AddressPolicy) -> Iterator[None]:
+    """Judge what a library connects to; turn what it raises into our two kinds of error, without its text."""
     shown = where.partition("?")[0]
-    try:
-        yield
-    except AgentError:
-        raise
-    except Exception as error:  # noqa: BLE001 - any library lies behind fsspec; its exceptions have no common root
-        raise _error(error, shown) from None
+    with judged(policy) as call:
+        try:
+            yield
+        except AgentError:
+            raise
+        except Exception as error:  # noqa: BLE001 - any library lies behind fsspec; its exceptions have no common root
+            if call.refused is not None:
+                raise TerminalError(Reason.FORBIDDEN_ADDRESS, f"{shown}: {call.refused}") from None
+            raise _error(error, shown) from None
 
 
 def _error(error: Exception, where: str) -> AgentError:
@@ -285,6 +307,8 @@ def _error(error: Exception, where: str) -> AgentError:
             return RetryableError(Reason.STORAGE_TIMEOUT, f"{where} did not answer in time")
         case ImportError():
             return TerminalError(Reason.MISSING_DEPENDENCY, f"{where} needs a package that is not installed")
+        case socket.gaierror():
+            return RetryableError(Reason.STORAGE_UNAVAILABLE, f"the host of {where} cannot be resolved")
         case OSError() if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
             return RetryableError(Reason.RESOURCE_EXHAUSTED, f"no descriptor or memory to read {where}")
         case OSError() if error.errno:

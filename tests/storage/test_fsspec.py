@@ -1,6 +1,7 @@
 """FsspecProvider: the contract on two filesystems, and what is refused."""
 
 import asyncio
+import socket
 import sys
 import threading
 import uuid
@@ -259,6 +260,7 @@ class RefusedError(Exception):
         (PermissionError("CANARY"), TerminalError, Reason.ACCESS_DENIED),
         (TimeoutError("CANARY"), RetryableError, Reason.STORAGE_TIMEOUT),
         (ConnectionRefusedError(111, "CANARY"), RetryableError, Reason.STORAGE_UNAVAILABLE),
+        (socket.gaierror(-2, "CANARY"), RetryableError, Reason.STORAGE_UNAVAILABLE),
         (OSError(24, "CANARY"), RetryableError, Reason.RESOURCE_EXHAUSTED),
         (ImportError("CANARY"), TerminalError, Reason.MISSING_DEPENDENCY),
         (RefusedError(403), TerminalError, Reason.ACCESS_DENIED),
