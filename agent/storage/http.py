@@ -17,10 +17,11 @@ from yarl import URL
 from agent.core.errors import AgentError, RetryableError, TerminalError
 from agent.core.reach import host_allowed
 from agent.core.reasons import Reason
-from agent.storage.addresses import AddressPolicy, connector, permit_all
+from agent.storage.addresses import AddressPolicy, permit_all
 from agent.storage.answers import checksums, http_date, status_error
 from agent.storage.base import HttpSource, Listing, RemoteObject
 from agent.storage.connection import network_error
+from agent.storage.connector import connector
 from agent.storage.proxies import proxies_of, proxy_for
 from agent.storage.trust import trust_of
 from agent.storage.weburl import WebUrl, credentials, file_name, redirected, web_url
