@@ -25,18 +25,32 @@ def crashes():
 
 
 @pytest.fixture
-def lane(pool, crashes, wired):
-    lane = EpollLane(
-        "lane",
-        pool,
-        EngineSettings(),
-        None,
-        clock=time.monotonic,
-        crashed=lambda piece, error: crashes.append((piece, error)),
-        busy=list,
-    )
-    yield lane
-    ended(lane)
+def lane_of(pool, crashes, wired):
+    """Make a lane of that name; all give their parts to the first one."""
+    made = []
+
+    def lane_of(name):
+        lane = EpollLane(
+            name,
+            pool,
+            EngineSettings(),
+            None,
+            clock=time.monotonic,
+            crashed=lambda piece, error: crashes.append((piece, error)),
+            busy=list,
+            pick_lane=lambda _: made[0],
+        )
+        made.append(lane)
+        return lane
+
+    yield lane_of
+    for lane in made:
+        ended(lane)
+
+
+@pytest.fixture
+def lane(lane_of):
+    return lane_of("lane")
 
 
 def ended(lane):
@@ -110,6 +124,28 @@ def test_work_for_a_lane_that_ended_fails_at_once(lane, wired):
     download = StandDownload()
     lane.give(Connection(wire, ROUTE, 0.0), Piece(download, SOURCE, 0, None))
     assert isinstance(download.failed[0], RetryableError)
+
+
+def test_a_part_goes_on_where_there_are_fewer_connections(lane, lane_of, tmp_path, wired):
+    crowded = lane_of("crowded")
+    ends = []
+    for _ in range(3):
+        wire, server = wired()
+        connection = Connection(wire, ROUTE, time.monotonic())
+        whole = StandDownload(order=order_in(tmp_path, None))
+        crowded.give(connection, Piece(whole, SOURCE, 0, None))
+        server.recv(4096)
+        assert answered(whole, server)
+        ends.append((connection, server))
+    part = StandDownload(order=order_in(tmp_path, None))
+    threads = []
+    part.on_write = lambda: threads.append(threading.current_thread().name)
+    connection, server = ends[0]
+    crowded.give(connection, Piece(part, SOURCE, 0, 5))
+    assert b"Range: bytes=0-4" in server.recv(4096)
+    assert answered(part, server)
+    assert threads == ["lane"]
+    assert crowded.load == 2
 
 
 def test_a_download_whose_failing_fails_is_told(lane, give, crashes):

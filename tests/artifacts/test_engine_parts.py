@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from itertools import pairwise
+from urllib.parse import urlsplit
 
 import google_crc32c
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.artifacts.crc import CRCS, DIGITS, combined
+from agent.artifacts.engine.dial import url_parts
 from agent.artifacts.engine.http1 import Chunks, ProtocolError, content_range, parse_head, request
 from agent.artifacts.engine.journal import Span, open_journal
 from agent.artifacts.engine.ordered import OrderedDigests
@@ -100,6 +102,25 @@ def test_a_head_that_two_readers_could_read_in_two_ways_is_refused(lines):
 def test_a_request_cannot_be_made_to_hold_another_header(header):
     with pytest.raises(ValueError, match="cannot be sent"):
         request("/", dict([header]))
+
+
+ODD = st.text('aZ09.:@/?#%[]- \t\n\\"é\x7f', max_size=12)
+
+
+@given(st.sampled_from(["http://", "https://", "HTTP://", "http:/", ""]), ODD, ODD, st.integers(0, 70000))
+def test_a_plain_address_is_read_as_the_standard_library_reads_it(scheme, host, rest, port):
+    for url in (f"{scheme}{host}/{rest}", f"{scheme}host:{port}{rest}", f"{scheme}{host}:{port}/{rest}"):
+        try:
+            parts = urlsplit(url)
+            host_and_port = (parts.hostname or "", parts.port or {"http": 80, "https": 443}[parts.scheme])
+        except (ValueError, KeyError):
+            with pytest.raises(ValueError):  # noqa: PT011 - the words are the standard library's
+                url_parts(url)
+            continue
+        found = url_parts(url)
+        assert (found.scheme, found.host, found.port) == (parts.scheme, *host_and_port)
+        assert found.authority == parts.netloc.rpartition("@")[2]
+        assert found.target == (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
 def test_content_ranges_are_exact():

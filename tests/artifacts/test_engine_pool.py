@@ -27,7 +27,7 @@ class Bench:
         self.pool = Pool(
             EngineSettings(max_connections=MOST),
             start_thread=self.start_thread,
-            pick_lane=lambda: self,
+            pick_lane=lambda _: self,
             connect=self.dial,
             crashed=lambda piece, error: self.crashes.append(error),
             clock=self.clock,

@@ -7,6 +7,7 @@ Addresses of both families are tried in turn a quarter of a second apart, so tha
 import base64
 import errno
 import os
+import re
 import select
 import socket
 import ssl
@@ -14,7 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from agent.artifacts.engine.http1 import MAX_HEAD_BYTES, Head, ProtocolError, parse_head, request
@@ -28,6 +29,7 @@ from agent.storage.base import HttpSource
 CONNECT_SECONDS = 10.0
 _STAGGER_SECONDS = 0.25
 _PORTS = {"http": 80, "https": 443}
+_PLAIN_URL = re.compile(r'(https?)://(([A-Za-z0-9.-]+)(?::([1-9][0-9]{0,4}))?)(/[!"$-~]*)?')
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,28 +49,56 @@ class Route:
         return f"{self.host}:{self.port}"
 
 
+class UrlParts(NamedTuple):
+    """What a URL says: where to connect, what to call it there, and what to ask for."""
+
+    scheme: str
+    host: str
+    port: int
+    authority: str
+    target: str
+
+
+def url_parts(url: str) -> UrlParts:
+    """Take *url* apart as `urlsplit` does, but faster where it is a plain one. Raises ValueError."""
+    plain = _PLAIN_URL.fullmatch(url)
+    if plain is not None and not url.endswith("?"):  # it drops an empty query
+        scheme, authority, host, digits, target = plain.groups()
+        port = int(digits) if digits else _PORTS[scheme]
+        if port < 1 << 16:
+            return UrlParts(scheme, host.lower(), port, authority, target or "/")
+    parts = urlsplit(url)
+    if parts.scheme not in _PORTS:
+        raise ValueError("no http address")
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    port = parts.port or _PORTS[parts.scheme]
+    return UrlParts(parts.scheme, parts.hostname or "", port, parts.netloc.rpartition("@")[2], target)
+
+
 def route_of(source: HttpSource) -> Route:
     """Return the route that *source* is read by. Raises TerminalError for an address that is none."""
     try:
-        parts = urlsplit(source.url)
-        host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
-    except (ValueError, KeyError):
+        parts = url_parts(source.url)
+    except ValueError:
         raise TerminalError(Reason.STORAGE_ERROR, "storage gave an address that is no http address") from None
     secure = parts.scheme == "https"
     context = source.ssl_context if secure else None
-    return Route(secure, host, port, source.proxy, context, judged=source.judged)
+    return Route(secure, parts.host, parts.port, source.proxy, context, judged=source.judged)
 
 
 def request_of(source: HttpSource, span: tuple[int, int] | None) -> bytes:
     """Return the request for all of the object, or for the bytes from span[0] up to span[1]."""
-    parts = urlsplit(source.url)
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    host = parts.netloc.rpartition("@")[2]
-    headers = {"Host": host, "Accept-Encoding": "identity", **source.headers}  # gs:// asks for gzip as stored
+    parts = url_parts(source.url)
+    target = parts.target
+    headers = {
+        "Host": parts.authority,
+        "Accept-Encoding": "identity",
+        **source.headers,
+    }  # gs:// asks for gzip
     if span is not None:
         headers["Range"] = f"bytes={span[0]}-{span[1] - 1}"
     if source.proxy and parts.scheme == "http":
-        target = f"http://{host}{target}"
+        target = f"http://{parts.authority}{target}"
         headers |= _authorization(source.proxy)
     return request(target, headers)
 

@@ -6,6 +6,7 @@ Whatever is not understood exactly is refused: a wrong guess about where a body 
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 MAX_HEAD_BYTES = 64 << 10
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -35,7 +36,7 @@ def request(target: str, headers: Mapping[str, str]) -> bytes:
     """Return the head of a GET. Raises ValueError for what cannot be sent safely."""
     lines = [f"GET {target} HTTP/1.1"]
     for name, value in headers.items():
-        if not _TOKEN.fullmatch(name) or _BREAKS.search(value):
+        if _lowered(name) is None or _BREAKS.search(value):
             raise ValueError("a header that cannot be sent")
         lines.append(f"{name}: {value}")
     if _NOT_IN_TARGET.search(target):
@@ -51,9 +52,9 @@ def parse_head(raw: bytes) -> Head:
         raise ProtocolError("the answer is no HTTP/1.1")
     headers: dict[str, str] = {}
     for line in rest.decode("latin-1").split("\r\n") if rest else ():
-        name, colon, value = line.partition(":")
-        name = name.lower()
-        if not colon or not _TOKEN.fullmatch(name):
+        written, colon, value = line.partition(":")
+        name = _lowered(written)
+        if not colon or name is None:
             raise ProtocolError("the answer has a malformed header")
         value = value.strip(" \t")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
@@ -64,6 +65,12 @@ def parse_head(raw: bytes) -> Head:
     keep = "close" not in words and (match[1] == b"1" or "keep-alive" in words)
     framed = chunked or length is not None
     return Head(status, headers, length, chunked, keep and framed)
+
+
+@lru_cache(maxsize=128)
+def _lowered(name: str) -> str | None:
+    """Return a header's name in lower case, None if it cannot be one. The same few come all the time."""
+    return name.lower() if _TOKEN.fullmatch(name) else None
 
 
 def content_range(value: str) -> tuple[int, int, int | None]:

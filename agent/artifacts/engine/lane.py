@@ -39,9 +39,10 @@ class EpollLane:
         clock: Callable[[], float],
         crashed: Callable[[Piece, BaseException], None],
         busy: Callable[[], list[Connection]],
+        pick_lane: "Callable[[Piece], EpollLane]",
     ) -> None:
         self._pool, self._settings, self._throttle, self._clock = pool, settings, throttle, clock
-        self._crashed, self._all_busy = crashed, busy
+        self._crashed, self._all_busy, self._pick_lane = crashed, busy, pick_lane
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
@@ -56,8 +57,8 @@ class EpollLane:
 
     @property
     def load(self) -> int:
-        """How many connections it has."""
-        return len(self._connections)
+        """How many connections it has, with those on their way to it."""
+        return len(self._connections) + len(self._posted)
 
     @property
     def over(self) -> bool:
@@ -159,6 +160,10 @@ class EpollLane:
         if not self._pool.wanted(piece):
             self._break(connection, unwanted())
             return
+        if piece.stop is not None and (lane := self._pick_lane(piece)).load + 1 < self.load:
+            self._let_go(connection)
+            lane.give(connection, piece)
+            return
         try:
             connection.start(piece, self._clock())
             if connection.wants_to_write:
@@ -200,9 +205,9 @@ class EpollLane:
             connection.last_byte = self._clock()
             connection.window_bytes += count
             if connection.received(self._buffer[:count]):
-                if not self._over(connection):
-                    return
-            elif count < room and not wire.buffered:
+                self._over(connection)
+                return  # the answer to what was asked now takes a while
+            if count < room and not wire.buffered:
                 return
         if wire.buffered:
             self._again[connection] = 0.0
@@ -222,11 +227,11 @@ class EpollLane:
         elif connection.closed():
             self._over(connection)
 
-    def _over(self, connection: Connection) -> bool:
-        """An exchange came to its end; true where the connection goes on to the next."""
+    def _over(self, connection: Connection) -> None:
+        """An exchange came to its end; the connection goes on to the next, if there is one."""
         piece = connection.piece
         if piece is None:
-            return False
+            return
         error: AgentError | None = None
         try:
             piece.download.finish(piece)
@@ -246,9 +251,8 @@ class EpollLane:
             self._fail(piece, error)
         if following is None:
             self._pool.pump()
-            return False
-        self._request(connection, following)
-        return connection.piece is following
+        else:
+            self._request(connection, following)
 
     def _break(self, connection: Connection, error: Exception) -> None:
         """The exchange failed and the connection is worthless."""
@@ -278,12 +282,15 @@ class EpollLane:
             connection.spoiled = True
 
     def _close(self, connection: Connection) -> None:
+        self._let_go(connection)
+        connection.wire.close()
+
+    def _let_go(self, connection: Connection) -> None:
         self._again.pop(connection, None)
         descriptor = connection.wire.descriptor
         if self._connections.pop(descriptor, None) is not None:
             with suppress(OSError):  # the kernel forgot it already
                 self._epoll.unregister(descriptor)
-        connection.wire.close()
 
     def _pause(self, connection: Connection, seconds: float) -> None:
         now = self._clock()

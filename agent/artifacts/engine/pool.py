@@ -73,7 +73,7 @@ class Pool:
         settings: EngineSettings,
         *,
         start_thread: Callable[[Callable[[], None]], None],
-        pick_lane: Callable[[], Lane],
+        pick_lane: Callable[[Piece], Lane],
         connect: Callable[[Route], Wire],
         crashed: Callable[[Piece, BaseException], None],
         clock: Callable[[], float],
@@ -229,7 +229,7 @@ class Pool:
             self._undialed(route, piece, None)
             self.pump()
         else:
-            self._pick_lane().give(Connection(wire, route, self._clock()), piece)
+            self._pick_lane(piece).give(Connection(wire, route, self._clock()), piece)
 
     def _undialed(self, route: Route, piece: Piece, error: BaseException | None) -> None:
         """There is no connection for *piece* after all."""

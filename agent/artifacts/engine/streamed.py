@@ -13,7 +13,7 @@ from agent.artifacts.engine.patience import pause_after
 from agent.artifacts.engine.pieces import Crew, Piece
 from agent.artifacts.engine.settings import SMALL_BYTES
 from agent.artifacts.engine.writeback import Writeback
-from agent.artifacts.errors import disk_error, disk_errors
+from agent.artifacts.errors import disk_error
 from agent.artifacts.orders import Moved, Order
 from agent.artifacts.reserve import reserve
 from agent.core.errors import AgentError, RetryableError
@@ -88,11 +88,14 @@ class Streamed:
         self._digests = Digests(algorithms or SEEN_FIRST)
         order.meter.set(0)
         size = order.obj.size or 0
-        with disk_errors("writing a download", need_bytes=size, volume=order.partial.parent):
+        try:
             self._descriptor = os.open(order.partial, _FLAGS, 0o644)
             if size > SMALL_BYTES:
                 reserve(self._descriptor, size)
                 self._writeback = Writeback(self._descriptor, size, keep_cached=self._keep_cached())
+        except OSError as error:
+            folder = order.partial.parent
+            raise disk_error(error, "writing a download", need_bytes=size, volume=folder) from error
 
     def write(self, piece: Piece, data: memoryview) -> bool:
         """Append to what came before in this same answer."""
