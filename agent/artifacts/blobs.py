@@ -17,6 +17,9 @@ from agent.artifacts.scan import newest_touch
 from agent.core.errors import RetryableError
 from agent.core.reasons import Reason
 
+BLOCK = 512
+"""st_blocks counts these, whatever the file system's own are (stat(2))."""
+
 
 def blob_file(blob: BlobId) -> str:
     """Return the flat name of verified bytes."""
@@ -81,10 +84,18 @@ class Blobs:
                 self.folder.remove(part)
                 self.folder.remove(journal_file(blob))
             else:
-                self._replace(blob)
-                self.folder.rename(part, blob_file(blob))
+                if blob in self.index.blobs:
+                    self._replace(blob)
+                self._show(part, blob_file(blob))
                 self.index.blobs[blob] = BlobRecord(stat, self._clock())
             self.partials.pop(blob, None)
+
+    def _show(self, part: str, name: str) -> None:
+        try:
+            self.folder.rename(part, name)
+        except IsADirectoryError:  # not ours, and in our way
+            self.discard([self._rename_away(name)])
+            self.folder.rename(part, name)
 
     def durable(self, blobs: Iterable[BlobId]) -> None:
         """The disk keeps these from now on: their journals have nothing to tell any more."""
@@ -204,7 +215,15 @@ class Blobs:
             partials = list(self.partials)
             used = sum(record.stat.size for record in self.index.blobs.values())
         stats = (self.folder.stat(part_file(blob)) for blob in partials)
-        return used + sum(stat.st_blocks * 512 for stat in stats if stat is not None)
+        return used + sum(stat.st_blocks * BLOCK for stat in stats if stat is not None)
+
+    def bytes_of(self, blob: BlobId) -> int:
+        """Return what the partial has on the disk, else what the blob has; looks only for what is known."""
+        stat = self.folder.stat(part_file(blob)) if blob in self.partials else None
+        if stat is not None and stat.st_blocks:
+            return stat.st_blocks * BLOCK
+        record = self.index.blobs.get(blob)
+        return 0 if record is None else record.stat.size
 
     def partial_touched(self, blob: BlobId) -> float | None:
         """Return when a partial was last asked for or written, None once it is gone."""

@@ -5,15 +5,11 @@ A partial is laid out whole when its download begins, so what it has on disk by 
 
 import threading
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 
-from agent.artifacts.blobs import part_file
 from agent.artifacts.manifest import BlobId
 from agent.artifacts.store import Store
 from agent.core.errors import RetryableError
 from agent.core.reasons import Reason
-
-_BLOCK = 512  # st_blocks counts these, whatever the file system's own are (stat(2))
 
 
 class Claims:
@@ -67,6 +63,8 @@ class Claims:
         if missing > 0 or over > 0:
             self._make_room(max(0, missing), self._coming(self._claims))
             missing, over = self._short()
+        if missing <= 0 and over <= 0:
+            return
         need, where = self._coming([claim]), self._store.store_dir
         if missing > 0:
             free = self._store.free_bytes()
@@ -77,12 +75,11 @@ class Claims:
                 f"{need} bytes are to be downloaded and {free} bytes are free on the volume of {where}"
                 f"{promised}; free some, or give it a larger volume",
             )
-        if over > 0:
-            raise RetryableError(
-                Reason.DISK_BUDGET_EXCEEDED,
-                f"{need} bytes are to be downloaded, {over} more than --disk-budget ({self._budget} bytes) "
-                f"leaves in {where}; raise it, or remove models",
-            )
+        raise RetryableError(
+            Reason.DISK_BUDGET_EXCEEDED,
+            f"{need} bytes are to be downloaded, {over} more than --disk-budget ({self._budget} bytes) "
+            f"leaves in {where}; raise it, or remove models",
+        )
 
     def _short(self) -> tuple[int, int]:
         """Return how many bytes are missing on the volume, and how many of the budget."""
@@ -94,16 +91,7 @@ class Claims:
     def _coming(self, claims: Collection["Claim"]) -> int:
         """Return what is claimed and not on the disk yet; what two claim comes once."""
         sizes = {blob: size for claim in list(claims) for blob, size in claim.sizes.items()}
-        return sum(max(0, size - self._on_disk(blob)) for blob, size in sizes.items())
-
-    def _on_disk(self, blob: BlobId) -> int:
-        found = 0
-        with suppress(OSError):
-            found = (self._store.store_dir / part_file(blob)).stat().st_blocks * _BLOCK
-        with suppress(OSError):
-            if not found:
-                found = self._store.blob_path(blob).stat().st_size
-        return found
+        return sum(max(0, size - self._store.bytes_of(blob)) for blob, size in sizes.items())
 
 
 class Claim:

@@ -101,9 +101,13 @@ def sync_files(folder: Folder, names: Iterable[str]) -> SyncFaults:
         for name in ordered:
             _sync_file(folder, name, faults)
         return faults
+
+    def sync_share(number: int) -> None:
+        for name in ordered[number::_THREADS]:
+            _sync_file(folder, name, faults)
+
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="sync") as pool:
-        for _ in pool.map(lambda name: _sync_file(folder, name, faults), ordered):
-            pass
+        list(pool.map(sync_share, range(_THREADS)))
     return faults
 
 

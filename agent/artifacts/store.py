@@ -256,6 +256,11 @@ class Store:
             room = os.statvfs(self._folder.fd)
         return room.f_bavail * room.f_frsize
 
+    def bytes_of(self, blob: BlobId) -> int:
+        """Return what the disk has of a blob, or of its download so far."""
+        with self._errors("looking at a download"):
+            return self._blobs.bytes_of(blob)
+
     def used_bytes(self) -> int:
         """Return what blobs and partial downloads take."""
         return self._blobs.used_bytes()

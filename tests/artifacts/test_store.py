@@ -265,3 +265,12 @@ def spoil(path, harm):
         target = path.parent / "foreign"
         target.write_bytes(content)
         path.symlink_to(target)
+
+
+def test_a_directory_in_the_place_of_a_blob_gives_way(store):
+    blob = blob_id("x")
+    standing = store.blob_path(blob)
+    standing.mkdir()
+    (standing / "file").write_bytes(b"not ours")
+    assert fetch(store, b"bytes", "x") == blob
+    assert standing.read_bytes() == b"bytes"
