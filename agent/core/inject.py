@@ -185,7 +185,7 @@ def _pod(spec: Any, name: str, options: Options) -> tuple[dict[str, Any], tuple[
     containers = [_with_models(each, options) if each is server else _without_models(each) for each in others]
     init = [dict(each) for each in spec.get("initContainers") or () if each.get("name") != NAME]
     (init if options.native else containers).append(sidecar)
-    rest = [each for each in spec.get("volumes") or () if each.get("name") not in {NAME, CONFIG_VOLUME}]
+    rest = [each for each in spec.get("volumes") or () if each.get("name") not in (NAME, CONFIG_VOLUME)]
     pod = {**spec, "containers": containers, "volumes": [*rest, *_volumes(config_map, options)]}
     pod.pop("initContainers", None)
     if init:
@@ -206,9 +206,16 @@ def _check_shape(spec: Mapping[str, Any], name: str) -> None:
     """Refuse what no API server would take, before it is looked into."""
     for key in ("containers", "initContainers", "volumes"):
         _listed(spec, key, name)
+    for each in (*spec["containers"], *(spec.get("initContainers") or ())):
+        if not isinstance(each.get("name"), str) or not each["name"]:
+            raise InjectError(f"{name} has a container without a name")
     for each in spec["containers"]:
         for key in ("volumeMounts", "ports"):
-            _listed(each, key, str(each.get("name")))
+            _listed(each, key, each["name"])
+        for port in each.get("ports") or ():
+            number = port.get("containerPort")
+            if not isinstance(number, int) or not 0 < number < 65536:
+                raise InjectError(f"{each['name']}: a containerPort is no port")
         _mapping(_mapping(each, "resources"), "limits")
 
 
@@ -259,7 +266,8 @@ def _http_port(server: Mapping[str, Any], notes: list[str]) -> int | None:
             "the server names no http port: the agent looks for it on 8080; --server-port names another"
         )
         return None
-    return int(http[0]["containerPort"])
+    port: int = http[0]["containerPort"]
+    return port
 
 
 def _with_models(server: Mapping[str, Any], options: Options) -> dict[str, Any]:

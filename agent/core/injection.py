@@ -49,7 +49,9 @@ def options_of(pod: Mapping[str, Any], given: Options) -> Options:
         if key not in _ANNOTATED:
             raise InjectError(f"the annotation {key} is none of {', '.join(_ANNOTATED)}")
     port = said.get("server-port")
-    if port is not None and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+    if port is not None and not (
+        port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536
+    ):
         raise InjectError(f"the annotation model-agent/server-port {port[:63]!r} is no port")
     return replace(
         given,
@@ -65,8 +67,9 @@ def options_of(pod: Mapping[str, Any], given: Options) -> Options:
 def workload(pod: Mapping[str, Any]) -> str:
     """Return the name of what made a pod: its Deployment, StatefulSet and so on, else its own."""
     metadata = pod.get("metadata") or {}
-    owners = metadata.get("ownerReferences") or ()
-    owner = next((each for each in owners if isinstance(each, Mapping) and each.get("controller")), {})
+    owners = metadata.get("ownerReferences")
+    known = owners if isinstance(owners, list | tuple) else ()
+    owner = next((each for each in known if isinstance(each, Mapping) and each.get("controller")), {})
     name = str(owner.get("name") or metadata.get("name") or NAME)
     made_from = _metadata(pod, "labels").get(_HASH)
     return name.removesuffix(f"-{made_from}") if owner.get("kind") == "ReplicaSet" else name

@@ -1,6 +1,7 @@
 """AdmissionReview in, AdmissionReview out; v1 and v1beta1 (kserve-contract §2.2)."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,7 +40,7 @@ def answer(body: bytes) -> dict[str, Any]:
 def parsed(body: bytes) -> Mapping[str, Any]:
     """Return the AdmissionReview that a body is, with its `request.uid`. Raises ReviewError."""
     try:
-        review = json.loads(body)
+        review = json.loads(body, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise ReviewError("the body is no JSON") from error
     if not isinstance(review, Mapping) or review.get("kind") != "AdmissionReview":
@@ -50,3 +51,11 @@ def parsed(body: bytes) -> Mapping[str, Any]:
     if not isinstance(request, Mapping) or not isinstance(request.get("uid"), str):
         raise ReviewError("request.uid is missing")
     return review
+
+
+def _finite(text: str) -> float:
+    """Return a number, but none that JSON cannot say again: NaN, or one too large."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value

@@ -47,6 +47,8 @@ def make_app(
 
 
 Stamp = list[bytes | None]
+Answer = Callable[[bytes], dict[str, Any]]
+"""From a review to its answer. Raises ReviewError for what is none."""
 
 
 async def serve_webhook(
@@ -113,7 +115,7 @@ def _stamp(files: Sequence[Path]) -> Stamp:
     return [path.read_bytes() if path.exists() else None for path in files]
 
 
-async def _review(answer: Callable[[bytes], Any], body_seconds: float, request: web.Request) -> web.Response:
+async def _review(answer: Answer, body_seconds: float, request: web.Request) -> web.Response:
     try:
         async with asyncio.timeout(body_seconds):
             body = await request.read()
@@ -121,6 +123,11 @@ async def _review(answer: Callable[[bytes], Any], body_seconds: float, request: 
         return web.Response(status=400, text="the body did not come in time")
     except web.RequestPayloadError:
         return web.Response(status=400, text="the body is damaged")
+    return reply(answer, body)
+
+
+def reply(answer: Answer, body: bytes) -> web.Response:
+    """Return what is said to a body that is all there: 200 with the review's answer, or 400 in words."""
     try:
         return web.json_response(answer(body))
     except ReviewError as error:

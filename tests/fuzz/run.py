@@ -10,10 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.fuzz.targets import CORPUS, TARGETS, corpus
+from tests.fuzz.targets import CORPUS, TARGETS, corpus, seeds
 
 BUILD = Path("build/fuzz")
-LARGEST = {"document": 4096, "quantity": 300, "uri": 300, "redactor": 1000, "archive": 8192, "review": 4096}
+LARGEST = {"document": 4096, "quantity": 300, "uri": 300, "redactor": 1000, "archive": 8192, "review": 16384}
 
 
 def main() -> int:
@@ -42,6 +42,8 @@ def fuzz(name: str, seconds: int) -> int:
     """Fuzz one target and print what came of it; 1 for a finding."""
     new = BUILD / name
     new.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(seeds(name)):
+        (new / f"seed-{number}").write_bytes(seed)
     flags = [f"-max_total_time={seconds}", f"-max_len={LARGEST[name]}", "-timeout=10", "-rss_limit_mb=1024"]
     done = drive(name, *flags, "-print_final_stats=1", f"-artifact_prefix={BUILD}/", new, CORPUS / name)
     executions = re.search(r"stat::number_of_executed_units:\s+(\d+)", done.stderr)

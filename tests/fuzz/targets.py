@@ -1,6 +1,7 @@
 """What is fuzzed: each target is a module with `one(data)`, which raises AssertionError where its law breaks.
 
-An error that `one` does not expect is a finding too. Each has a small corpus in the repository.
+An error that `one` does not expect is a finding too. Each has a small corpus in the repository. A target may
+have `mutate(data, seed)` to change its inputs by their structure, and `SEEDS` to begin with.
 """
 
 import importlib
@@ -17,3 +18,11 @@ def target(name: str) -> Callable[[bytes], None]:
 
 def corpus(name: str) -> Sequence[Path]:
     return sorted((CORPUS / name).iterdir())
+
+
+def mutator(name: str) -> Callable[[bytes, int], bytes] | None:
+    return getattr(importlib.import_module(f"tests.fuzz.{name}"), "mutate", None)
+
+
+def seeds(name: str) -> Sequence[bytes]:
+    return getattr(importlib.import_module(f"tests.fuzz.{name}"), "SEEDS", ())

@@ -1,9 +1,9 @@
-"""Every node of a review in the corpus, replaced by JSON of another kind: 200, 400 or 413 all the same."""
+"""Reviews changed in their structure: each node of the corpus in turn, and real ones by numbers drawn."""
 
 import copy
 import json
 
-from tests.fuzz.targets import corpus, target
+from tests.fuzz.targets import corpus, mutator, seeds, target
 
 OTHERS = (None, 0, "x", [None], {"x": "x"})
 
@@ -40,3 +40,12 @@ def test_a_review_with_any_node_of_another_kind_is_answered_or_refused():
             except Exception as error:  # noqa: BLE001 - any is a finding
                 found.append(f"{'.'.join(map(str, path))} = {other!r}: {error!r}")
     assert found == []
+
+
+def test_real_reviews_keep_the_laws_and_so_does_whatever_becomes_of_them():
+    """`python -m tests.fuzz.run review` goes on from here."""
+    for number in range(600):
+        data = seeds("review")[number % len(seeds("review"))]
+        for change in range(number // 100):
+            data = mutator("review")(data, number + change)
+        target("review")(data)

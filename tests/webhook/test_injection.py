@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import copy
 import json
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from agent.core.injection import LABEL, wanted
 from agent.webhook.injection import PATH, answer
 from agent.webhook.review import ReviewError
 from agent.webhook.server import make_app
+from tests.fakes.jsonpatch import carried_out
 from tests.webhook.test_webhook import JSON, review
 
 CONFIG = Path(__file__).parents[2] / "config"
@@ -35,15 +35,8 @@ def ask(obj, operation="CREATE", options=Options()):  # noqa: B008 - frozen
 
 
 def patched(obj, response):
-    """Carry a JSON patch out, of the two operations that are sent."""
-    made = copy.deepcopy(obj)
-    for each in json.loads(base64.b64decode(response["patch"])) if "patch" in response else ():
-        _, parent, key = each["path"].split("/")
-        if each["op"] == "add":
-            made[parent][key] = each["value"]
-        else:
-            del made[parent][key]
-    return made
+    """Carry out the JSON patch of a response, where it has one."""
+    return carried_out(obj, json.loads(base64.b64decode(response.get("patch", "W10="))))
 
 
 NAMES = st.lists(st.sampled_from(["server", "proxy", "kserve-container"]), min_size=1, unique=True)
