@@ -38,6 +38,7 @@ from agent.telemetry.board import Board
 log = logging.getLogger("agent.reconcile")
 
 PLANNING_SHARE = 9.0  # the next plan starts no sooner than so many times the last one's duration
+POSTED_AT_ONCE = 250  # models between two turns of everybody else, a hundredth of a second
 A = TypeVar("A", bound=Action)
 
 WAITED_SECONDS = 600.0  # short of memory for so long: the next room is its own (design §8.3)
@@ -174,7 +175,7 @@ class Reconciler:
                 self._board.turned_at = self._clock.now()
                 self._retire()
                 if self._desired is not None and self._clock.now() >= self._not_before:
-                    self._replan(self._desired)
+                    await self._replan(self._desired)
                     self._stale = False
                 self._start(group)
                 await self.wakeup.wait(self._seconds_to_next())
@@ -206,7 +207,7 @@ class Reconciler:
         if isinstance(outcome, Failed) and name in self._verdicts:
             self._verdicts[name] = Verdict(outcome.reason, hold=self._holds.get(key))
 
-    def _replan(self, desired: DesiredState) -> None:
+    async def _replan(self, desired: DesiredState) -> None:
         began = self._clock.now()
         observed = self._world.observe()
         if self._world.restarts != self._restarts:
@@ -225,11 +226,11 @@ class Reconciler:
         for name in made.cancel:
             self._tasks[name].cancel()
         self._standing = _Standing(deque((*made.unloads, *made.loads)), deque(made.fetches))
-        self._settled = not (made.unloads or made.loads or made.fetches or made.cancel)
-        self._post(observed, made)
+        others = await self._post(desired, observed, made)
         ended = self._clock.now()
-        self._observer.planned(ended - began)
-        self._not_before = ended + PLANNING_SHARE * (ended - began)
+        spent = ended - began - others
+        self._observer.planned(spent)
+        self._not_before = ended + PLANNING_SHARE * spent
 
     def _start(self, group: asyncio.TaskGroup) -> None:
         fetches = sum(isinstance(action, Fetch) for action in self._busy.values())
@@ -290,9 +291,14 @@ class Reconciler:
 
     # What is shown.
 
-    def _post(self, observed: ObservedState, made: Plan) -> None:
-        assert self._desired is not None  # noqa: S101 - a plan was made from it
-        models, now = self._desired.models, self._clock.now()
+    async def _post(self, desired: DesiredState, observed: ObservedState, made: Plan) -> float:
+        """Post what *made* says of every model, in turns with all other tasks; return the seconds they had.
+
+        Each turn reads the world anew, so that nothing older overtakes what was posted meanwhile. A new
+        document ends it: the plan for that one speaks of every model again.
+        """
+        models, now = desired.models, self._clock.now()
+        self._settled = False
         short = {
             name
             for name, verdict in made.verdicts.items()
@@ -301,15 +307,28 @@ class Reconciler:
         self._short_since = {name: self._short_since.get(name, now) for name in short}
         self._verdicts = dict(made.verdicts)
         self._leaving = observed.told.keys() - models.keys()
-        for name in (*models, *self._leaving):
-            self._refresh(name, observed)
-        for name in self._board.models.keys() - models.keys() - self._leaving - self._busy.keys():
-            self._board.drop(name)
-            self._prints.pop(name, None)
+        gone = self._board.models.keys() - models.keys() - self._leaving - self._busy.keys()
+        names, others = (*models, *self._leaving, *gone), 0.0
+        for first in range(0, len(names), POSTED_AT_ONCE):
+            if first:
+                left = self._clock.now()
+                await asyncio.sleep(0)
+                others += self._clock.now() - left
+                if self._desired is not desired:
+                    return others
+            seen = self._world.glance()
+            for name in names[first : first + POSTED_AT_ONCE]:
+                if name in gone:
+                    self._board.drop(name)
+                    self._prints.pop(name, None)
+                else:
+                    self._refresh(name, seen)
         self._board.say(
-            config=replace(self._board.config, planned_digest=self._desired.digest),
+            config=replace(self._board.config, planned_digest=desired.digest),
             memory=replace(self._board.memory, reserved_bytes=made.reserved_bytes),
         )
+        self._settled = not (made.unloads or made.loads or made.fetches or made.cancel)
+        return others
 
     def _refresh(self, name: ModelName, observed: ObservedState) -> None:
         """Post a model's status if anything that it is made of has changed."""
