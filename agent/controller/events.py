@@ -1,11 +1,17 @@
-"""What of a TrainedModel's status is worth a Kubernetes Event, and what was not sent yet."""
+"""What of a TrainedModel's status is worth a Kubernetes Event, and what was not sent yet.
 
+An event goes before the status that it tells of: a crash between the two sends it once more, under the same
+name and cause, and so it is neither lost nor counted twice.
+"""
+
+import hashlib
+import json
 import logging
 from collections.abc import Awaitable, Callable, Container, Iterable
 
-from agent.core.controlplane import Checked, StatusWrite
+from agent.core.controlplane import StatusWrite
 from agent.core.errors import AgentError, TerminalError
-from agent.kube.events import Involved, event_for
+from agent.kube.events import Involved, caused, event_for
 from agent.kube.resources import Object
 
 log = logging.getLogger("agent.controller")
@@ -38,13 +44,15 @@ def event_of(write: StatusWrite, now: str) -> Object | None:
     involved = Involved(
         obj["apiVersion"], obj["kind"], metadata["namespace"], metadata["name"], str(metadata.get("uid", ""))
     )
-    return event_for(involved, REPORTER, REPORTER, told.reason, told.message, now, good=good)
+    cause = hashlib.sha256(json.dumps(obj.get("status"), sort_keys=True).encode()).hexdigest()[:16]
+    event = event_for(involved, REPORTER, REPORTER, told.reason, told.message, now, good=good)
+    return caused(event, cause)
 
 
 class Unsent:
     """Events that are still to be sent, by the uid of their model: one that fails goes with the next look.
 
-    They live in memory alone: a crash between a status and its event loses the event.
+    They live in memory alone: one that the API server would not take is lost with this process.
     """
 
     def __init__(self, send: Callable[[Object], Awaitable[None]]) -> None:
@@ -53,13 +61,14 @@ class Unsent:
 
     def add(self, uid: str, event: Object | None) -> None:
         """Have *event* sent; a model has few, since each is a change of its status."""
-        if event is not None:
-            self._events[uid] = [*self._events.get(uid, [])[-3:], event]
+        waiting = self._events.get(uid, [])
+        if event is not None and all(each["metadata"] != event["metadata"] for each in waiting):
+            self._events[uid] = [*waiting[-3:], event]
 
-    async def send(self, models: Iterable[Checked]) -> list[AgentError]:
-        """Send those of *models*; return what failed and is kept. What is refused for good is dropped."""
+    async def send(self, uids: Iterable[str]) -> list[AgentError]:
+        """Send those of models; return what failed and is kept. What is refused for good is dropped."""
         problems: list[AgentError] = []
-        for uid in [str(item.obj["metadata"].get("uid", "")) for item in models]:
+        for uid in uids:
             for event in list(self._events.get(uid, ())):
                 try:
                     await self._send(event)

@@ -162,7 +162,7 @@ class Controller:
         decision = decide_status_only(reading, now) if layout is None else decide(reading, layout, now, told)
         (self._unsettled.add if decision.unsettled else self._unsettled.discard)(key)
         problems = [*failed.values(), *await self._write_each(decision, now)]
-        problems += await self._told.send(reading.models)
+        problems += await self._told.send([_uid(item.obj) for item in reading.models])
         if problems:
             raise min(problems, key=lambda error: isinstance(error, TerminalError))
 
@@ -236,15 +236,15 @@ class Controller:
         return problems
 
     async def _write_status(self, write: StatusWrite, now: str) -> None:
-        metadata = write.obj["metadata"]
-        uid = str(metadata.get("uid", ""))
+        uid = _uid(write.obj)
         wanted = write.status.to_json()
         if self._wrote.get(uid) == (_timeless(wanted), write.obj.get("status")):
             return  # the server keeps less than we say; saying it again changes nothing
+        self._told.add(uid, event_of(write, now))
+        await self._told.send([uid])  # before the status; what fails goes at the end of the look
         written = await self._write(lambda: self._put_status(write, wanted))
         self._wrote[uid] = (_timeless(wanted), written.get("status"))
         self.view.note(TRAINED_MODELS, written)
-        self._told.add(uid, event_of(write, now))
 
     async def _put_status(self, write: StatusWrite, wanted: dict[str, Any]) -> Object:
         obj, metadata = write.obj, write.obj["metadata"]
@@ -315,6 +315,10 @@ class Controller:
 
 def _instant(moment: datetime) -> str:
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _uid(obj: Object) -> str:
+    return str(obj["metadata"].get("uid", ""))
 
 
 def _timeless(status: dict[str, Any]) -> Any:

@@ -9,6 +9,8 @@ from agent.core.redact import harmless, redact
 from agent.kube.client import ApiClient, ApiConflictError
 from agent.kube.resources import EVENTS, Object
 
+CAUSE = "model-agent/cause"
+"""The annotation of what made the reporter tell it last."""
 _LONGEST = 1024
 
 
@@ -53,6 +55,11 @@ def event_for(
     }
 
 
+def caused(told: Object, cause: str) -> Object:
+    """Return the event with its cause: told again of the same, as after a crash, it is not counted again."""
+    return {**told, "metadata": {**told["metadata"], "annotations": {CAUSE: cause}}}
+
+
 async def emit(client: ApiClient, told: Object) -> None:
     """Store an event, or count it where it is there. Takes the rights to create and patch, and no other."""
     try:
@@ -62,4 +69,7 @@ async def emit(client: ApiClient, told: Object) -> None:
         place = metadata["namespace"], metadata["name"]
         fresh = {"lastTimestamp": told["lastTimestamp"], "message": told["message"]}
         stored = await client.merge(EVENTS, *place, fresh)
-        await client.merge(EVENTS, *place, {"count": int(stored.get("count") or 1) + 1})
+        cause = metadata.get("annotations") or {}
+        if not cause or not cause.items() <= (stored["metadata"].get("annotations") or {}).items():
+            counted = {"count": int(stored.get("count") or 1) + 1}
+            await client.merge(EVENTS, *place, {**counted, "metadata": {"annotations": cause}})

@@ -21,7 +21,11 @@ def outcome(cluster):
             item.pop("lastTransitionTime")
         told[obj["metadata"]["name"]] = status
     maps = {obj["metadata"]["name"]: obj["data"] for obj in cluster.server.objects("ConfigMap")}
-    return told, maps
+    events = {
+        (each["involvedObject"]["name"], each["reason"]): each["count"]
+        for each in cluster.server.objects("Event")
+    }
+    return told, maps, events
 
 
 @pytest.mark.parametrize(
@@ -120,7 +124,7 @@ def undisturbed():
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("write", range(1, 8))
+@pytest.mark.parametrize("write", range(1, 9))
 async def test_o5_a_crash_at_any_write_is_healed_by_the_next_start(cluster, undisturbed, write, after):
     fill(cluster)
     cluster.server.crash_at(write, after=after)
@@ -132,6 +136,7 @@ async def test_o5_a_crash_at_any_write_is_healed_by_the_next_start(cluster, undi
     assert await come_to_rest(cluster) == undisturbed
     assert set(undisturbed[1]) == {"modelconfig-p-0"}
     assert set(undisturbed[0]) == {"a", "b", "c"}
+    assert undisturbed[2] == {("a", "Loaded"): 1, ("b", "Loaded"): 1, ("c", "MemoryResourceNotAvailable"): 1}
 
 
 async def test_o6_a_reading_older_than_our_own_write_makes_nothing_flap(cluster):

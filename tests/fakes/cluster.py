@@ -7,7 +7,9 @@ loaded as soon as it is asked, unless the test says otherwise.
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import json
+from datetime import UTC, datetime, timedelta
 
 import aiohttp
 from aiohttp import web
@@ -74,6 +76,7 @@ class Cluster:
         self.server = server or ApiServer(*absent, prune=prune)
         self.settings = settings
         self.leading = Leading()
+        self._seconds = itertools.count()
         self.agents = {}
         self._runners = []
         self._stack = contextlib.AsyncExitStack()
@@ -88,6 +91,10 @@ class Cluster:
             await runner.cleanup()
         await self._stack.aclose()
 
+    def utc(self):
+        """A clock that goes on by a second with each look: the tests' agents are asked many times in one."""
+        return datetime.now(UTC) + timedelta(seconds=next(self._seconds))
+
     def client(self):
         client = ApiClient(self.server.endpoint(), self.session)
         self.server.clients.append(client)
@@ -98,7 +105,7 @@ class Cluster:
         settings = ControllerSettings(
             **{name: getattr(self.settings, name) for name in ControllerSettings.__slots__} | changes
         )
-        controller = Controller(self.client(), self.session, self.leading, settings)
+        controller = Controller(self.client(), self.session, self.leading, settings, self.utc)
         async with asyncio.TaskGroup() as group:
             task = group.create_task(controller.run())
             try:

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from agent.core.errors import TerminalError
-from agent.kube.events import Involved, emit, event_for
+from agent.kube.events import Involved, caused, emit, event_for
 from agent.reconcile.events import PodEvents
 from agent.reconcile.loop import Clock
 from tests.web.boards import board_with, failed
@@ -113,3 +113,10 @@ async def test_what_is_refused_for_good_is_a_terminal_error(server, client):
     server.fail(403, path="events")
     with pytest.raises(TerminalError):
         await emit(client, told())
+
+
+async def test_an_event_that_is_told_again_of_the_same_cause_is_not_counted_again(server, client):
+    for cause in ("one", "one", "two", "two", "one"):
+        await emit(client, caused(told(), cause))
+    (event,) = server.objects("Event")
+    assert event["count"] == 3
