@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.artifacts.digests import Digests
-from agent.settings import UsageError
+from agent.usage import UsageError
 
 FICLONE = 0x40049409  # linux/fs.h: share all blocks of another file
 STORE = ".agent-pull"

@@ -9,8 +9,7 @@ is a RetryableError or a TerminalError.
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import replace
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self
@@ -19,13 +18,12 @@ from agent.artifacts import opening, scan
 from agent.artifacts import told as told_files
 from agent.artifacts.blobs import Blobs, blob_file, journal_file
 from agent.artifacts.collect import Collected, collect
-from agent.artifacts.durable import SharedSync, put_in_place
 from agent.artifacts.errors import disk_errors
-from agent.artifacts.index import RevisionKey, RevisionRecord, stored_revision
 from agent.artifacts.layout import arrange
-from agent.artifacts.manifest import BlobId, Manifest, Stored, decode, encode, manifest_file
+from agent.artifacts.manifest import BlobId, Manifest
 from agent.artifacts.publish import BlobChangedError, Item, Linked, Publisher
-from agent.artifacts.scan import DOCUMENT_FILE, MAX_MANIFEST, Found, Scan
+from agent.artifacts.revisions import Revisions
+from agent.artifacts.scan import DOCUMENT_FILE, Found, Scan
 from agent.artifacts.told import ToldRecord, told_file
 from agent.core.disk import DiskPolicy
 from agent.core.errors import RetryableError, TerminalError
@@ -46,9 +44,9 @@ class Store:
         self._resources: ExitStack = opened.resources
         self._clock = clock
         self._publisher = Publisher(opened.model, opened.store)
-        self._sync = SharedSync(opened.store)
         self._found = Found()
         self._blobs: Blobs
+        self._revisions: Revisions
         self._records: dict[ModelName, ToldRecord] = {}
         self._told: dict[ModelName, Told] = {}
 
@@ -85,6 +83,7 @@ class Store:
         self._blobs = Blobs(
             self._folder, reading.index, reading.partials, self._publisher.discard, self._clock
         )
+        self._revisions = Revisions(self._folder, self._blobs, self._clock)
         self._records = reading.told
         self._told = {name: record.told for name, record in reading.told.items()}
 
@@ -114,8 +113,7 @@ class Store:
 
     def manifest(self, uri: str, revision: Revision) -> Manifest | None:
         """Read a complete revision's manifest, None if there is none."""
-        stored = self._load((uri, revision))
-        return None if stored is None else stored.manifest
+        return self._revisions.manifest(uri, revision)
 
     def has(self, uri: str, revision: Revision) -> bool:
         """Whether a complete revision of that URI is known. In memory."""
@@ -123,27 +121,7 @@ class Store:
 
     def intact(self, uri: str, revision: Revision) -> bool:
         """Whether every blob still is what was verified; a revision that is not is forgotten. A stat each."""
-        stored = self._load((uri, revision))
-        if stored is None:
-            return False
-        with self._errors(f"checking the files of {redacted(uri)}"):
-            return all(self._blobs.holds(blob, stat.size) for blob, stat in stored.stats.items())
-
-    def _load(self, key: RevisionKey) -> Stored | None:
-        record = self._blobs.index.get(key)
-        if record is None:
-            return None
-        with self._errors(f"reading the manifest of {redacted(key[0])}"):
-            try:
-                stored = decode(self._folder.read(manifest_file(*key), MAX_MANIFEST))
-            except FileNotFoundError:
-                stored = None
-            if stored is None:
-                with self._blobs.lock:
-                    self._blobs.drop_revision(key)
-                return None
-        manifest = replace(stored.manifest, resolved_at=record.stored.resolved_at)
-        return Stored(manifest, stored.stats)
+        return self._revisions.intact(uri, revision)
 
     def commit(self, manifest: Manifest) -> StoredRevision:
         """Make the revision complete and durable: its blobs, the folder, then the manifest, last.
@@ -152,64 +130,11 @@ class Store:
         disk did not keep is removed (DiskError), one that is not there any more is IntegrityMismatch; both
         are fetched again by a retry.
         """
-        blobs = tuple(dict.fromkeys(entry.blob for entry in manifest.entries if entry.link is None))
-        records = self._blobs.pin(blobs)
-        try:
-            stats = {blob: record.stat for blob, record in zip(blobs, records, strict=True)}
-            unsynced = [blob for blob, record in zip(blobs, records, strict=True) if not record.synced]
-            stored = Stored(manifest, stats)
-            self._write(stored, unsynced)
-            for record in records:
-                record.synced = True
-            self._blobs.durable(unsynced)
-            return self._complete(stored)
-        finally:
-            self._blobs.unpin(records)
-
-    def _write(self, stored: Stored, unsynced: list[BlobId]) -> None:
-        """Make the bytes durable, then show the manifest; bytes that the disk did not keep are removed."""
-        manifest = stored.manifest
-        with self._errors(f"storing {redacted(manifest.uri)}"):
-            faults = put_in_place(
-                self._folder,
-                self._sync,
-                manifest_file(manifest.uri, manifest.revision),
-                encode(stored),
-                files=[blob_file(blob) for blob in unsynced],
-                mtime_ns=scan.nanoseconds(manifest.resolved_at),
-            )
-            self._blobs.forget(blob for blob in unsynced if blob_file(blob) in faults.lost)
-            for error in faults.errors.values():
-                raise error
-
-    def _complete(self, stored: Stored) -> StoredRevision:
-        """Enter a revision whose manifest is on disk. Its blobs were pinned, but may have been forgotten."""
-        short = stored_revision(stored, scan.seconds(scan.nanoseconds(stored.manifest.resolved_at)))
-        with self._blobs.lock:
-            known = self._blobs.index.blobs
-            if any(blob not in known or known[blob].stat != stat for blob, stat in stored.stats.items()):
-                with self._errors("removing a manifest whose files changed"):
-                    self._folder.remove(manifest_file(short.uri, short.revision))
-                raise RetryableError(
-                    Reason.INTEGRITY_MISMATCH,
-                    f"files of {redacted(short.uri)} changed; they are fetched again",
-                )
-            self._blobs.index.add(RevisionRecord(short, tuple(stored.stats), self._clock()))
-        return short
+        return self._revisions.commit(manifest)
 
     def touch(self, uri: str, revision: Revision, resolved_at: float) -> StoredRevision:
         """Note that storage listed the same revision again: it is the newest of its URI from then on."""
-        key = (uri, revision)
-        listed_ns = scan.nanoseconds(resolved_at)
-        with self._blobs.lock, self._errors(f"noting the listing of {redacted(uri)}"):
-            if self._blobs.index.get(key) is not None:
-                with suppress(FileNotFoundError):
-                    self._folder.set_time(manifest_file(*key), listed_ns)
-                    return self._blobs.index.relist(key, scan.seconds(listed_ns))
-                self._blobs.index.drop(key)
-        raise RetryableError(
-            Reason.INTEGRITY_MISMATCH, f"the stored revision of {redacted(uri)} is gone; it is fetched again"
-        )
+        return self._revisions.touch(uri, revision, resolved_at)
 
     def blob_path(self, blob: BlobId) -> Path:
         """Return where verified bytes are, read-only."""
