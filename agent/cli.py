@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import NoReturn, Protocol, cast
 
-from agent.settings import UsageError
+from agent.usage import UsageError
 
 USAGE = 64  # EX_USAGE of sysexits.h
 INTERRUPTED = 130

@@ -20,8 +20,9 @@ from agent.app import Sidecar
 from agent.cli import USAGE
 from agent.cli import main as run_command
 from agent.core.probe import ProbeError, read_probes
-from agent.settings import Settings, UsageError, add_flags, settle
+from agent.settings import Settings, add_flags, settle
 from agent.telemetry.logs import configure
+from agent.usage import UsageError
 from agent.web.proxy_child import ProxyChild, ProxyFailedError
 
 log = logging.getLogger("agent")

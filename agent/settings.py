@@ -28,12 +28,9 @@ from agent.core.flagvalues import (
 )
 from agent.core.reach import Network, networks, prefixes, words
 from agent.core.redact import redact
+from agent.usage import UsageError
 
 ENV_PREFIX = "MODELAGENT_"
-
-
-class UsageError(Exception):
-    """What the user wrote cannot be run; the text names every fault and what would be right."""
 
 
 def optional_path(text: str) -> Path | None:
@@ -393,9 +390,3 @@ def _unknown(word: str) -> str:
 def _hint(name: str, names: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {close[0]}?" if close else ""
-
-
-def no_more(name: str, rest: Sequence[str]) -> None:
-    """Refuse words that no flag took."""
-    if rest:
-        raise UsageError(f"model-agent {name}: what is {' '.join(rest)!r}? see model-agent {name} --help")

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from agent.entrypoint import Agent, Command, decide
-from agent.settings import UsageError
+from agent.usage import UsageError
 from agent.web.proxy_child import ProxyChild, ProxyFailedError
 from tests.servers import real
 

@@ -12,10 +12,10 @@ from agent.settings import (
     KSERVE_IGNORED,
     SWITCHES,
     Settings,
-    UsageError,
     memory,
     read_settings,
 )
+from agent.usage import UsageError
 
 
 @pytest.mark.parametrize("flag", [flag for flag in FLAGS if flag.default], ids=lambda flag: flag.name)

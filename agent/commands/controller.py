@@ -12,8 +12,8 @@ from agent.controller.loop import ControllerSettings
 from agent.controller.run import ControllerOptions, run_controller
 from agent.core.errors import AgentError
 from agent.core.flagvalues import port
-from agent.settings import no_more
 from agent.telemetry.logs import configure
+from agent.usage import no_more
 
 log = logging.getLogger("agent.controller")
 

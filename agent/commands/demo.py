@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from agent.demo.local_run import run_demo
-from agent.settings import no_more
+from agent.usage import no_more
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 
 from agent.demo import dummy_command
-from agent.settings import no_more
+from agent.usage import no_more
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from agent.core.inject import InjectError, Options, inject
-from agent.settings import UsageError, no_more
+from agent.usage import UsageError, no_more
 
 
 class _Plain(yaml.SafeDumper):

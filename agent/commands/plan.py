@@ -32,7 +32,7 @@ from agent.core.preview import Change, Preview, Size, Verb, preview
 from agent.core.redact import harmless
 from agent.core.seen import Seen, default_memory_of, seen_of
 from agent.core.uri import redacted, scheme_of
-from agent.settings import UsageError, no_more
+from agent.usage import UsageError, no_more
 
 NOTHING, REFUSED, CHANGES = 0, 1, 2
 LISTED_AT_ONCE = 8

@@ -33,9 +33,9 @@ from agent.core.model import Revision
 from agent.core.reasons import Reason
 from agent.core.revision import revision_of
 from agent.core.sources import SourceError, notes, source_of
-from agent.settings import UsageError, no_more
 from agent.storage.base import Listing, RemoteObject, Source, StorageProvider
 from agent.telemetry.board import progress_words
+from agent.usage import UsageError, no_more
 
 SAY_SECONDS = 1.0
 SAY_SECONDS_TO_LOGS = 5.0

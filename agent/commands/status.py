@@ -15,8 +15,8 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from agent.settings import UsageError, no_more
 from agent.telemetry.views import document_view, error_view, model_view
+from agent.usage import UsageError, no_more
 
 API_VERSION = "model-agent/v1"
 DEFAULT_URL = "http://127.0.0.1:9082"

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from agent.controller.files import validate_files
-from agent.settings import no_more
+from agent.usage import no_more
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

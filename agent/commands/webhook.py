@@ -13,8 +13,8 @@ from agent.core.errors import AgentError
 from agent.core.flagvalues import port
 from agent.core.inject import Options
 from agent.core.injection import LABEL
-from agent.settings import no_more
 from agent.telemetry.logs import configure
+from agent.usage import no_more
 from agent.webhook.server import serve_webhook
 
 log = logging.getLogger("agent.webhook")
