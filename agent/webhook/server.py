@@ -63,12 +63,10 @@ async def serve_webhook(
     limits: DoorLimits = _LIMITS,
 ) -> None:
     """Serve until cancelled; *listening* is given the port. Raises TerminalError for a bad certificate."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
     files = (certificate, key)
     loaded = _stamp(files)  # before they are read: what is written meanwhile counts as new
     try:
-        context.load_cert_chain(certificate, key)
+        shown = _Shown(_with(files))
     except (OSError, ssl.SSLError) as error:
         raise TerminalError(
             Reason.TLS_ERROR, f"the webhook's certificate {certificate} cannot be used: {_words(error)}"
@@ -79,18 +77,51 @@ async def serve_webhook(
     try:
         assert runner.server is not None  # noqa: S101 - it was set up
         listener = await asyncio.get_running_loop().create_server(
-            Door(runner.server, limits), host, port, ssl=context, ssl_handshake_timeout=limits.head_seconds
+            Door(runner.server, limits),
+            host,
+            port,
+            ssl=shown.context,
+            ssl_handshake_timeout=limits.head_seconds,
         )
         if listening is not None:
             listening.set_result(listener.sockets[0].getsockname()[1])
-        await _reload(context, files, loaded, reload_seconds)
+        await _reload(shown, files, loaded, reload_seconds)
     finally:
         if listener is not None:
             listener.close()
         await runner.cleanup()
 
 
-async def _reload(context: ssl.SSLContext, files: Sequence[Path], loaded: Stamp, seconds: float) -> None:
+class _Shown:
+    """The certificate that is shown: each handshake has one whole pair of certificate and key.
+
+    A context that is in use is never loaded anew: a handshake that begins between its certificate and its
+    key would fail. `context` is what to listen with; `use` says what is shown from the next handshake on.
+    """
+
+    def __init__(self, first: ssl.SSLContext) -> None:
+        self._newest = first
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.context.sni_callback = self._choose
+
+    def use(self, newest: ssl.SSLContext) -> None:
+        """Show what was loaded into *newest*."""
+        self._newest = newest
+
+    def _choose(self, handshake: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        """Called with each greeting, whether it names a host or not."""
+        handshake.context = self._newest
+
+
+def _with(files: Sequence[Path]) -> ssl.SSLContext:
+    """Return a context with the certificate and the key of these files. Raises OSError, ssl.SSLError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files[0], files[1])
+    return context
+
+
+async def _reload(shown: _Shown, files: Sequence[Path], loaded: Stamp, seconds: float) -> None:
     """Load the certificate again whenever its files are not as *loaded*; a bad one leaves the old in use."""
     while True:
         await asyncio.sleep(seconds)
@@ -99,9 +130,7 @@ async def _reload(context: ssl.SSLContext, files: Sequence[Path], loaded: Stamp,
             continue
         loaded = stamp
         try:
-            probe = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            await asyncio.to_thread(probe.load_cert_chain, files[0], files[1])
-            await asyncio.to_thread(context.load_cert_chain, files[0], files[1])
+            shown.use(await asyncio.to_thread(_with, files))
         except (OSError, ssl.SSLError) as error:
             log.warning(
                 "the new certificate cannot be used; the old one stays", extra={"problem": _words(error)}

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import io
+import itertools
 import json
 import ssl
 
@@ -163,9 +164,10 @@ def write(leaf, folder):
     (folder / "tls.crt").write_bytes(b"".join(pem.bytes() for pem in leaf.cert_chain_pems))
 
 
-async def serial(port, authority):
+async def serial(port, authority, name=None, newest=ssl.TLSVersion.TLSv1_3):
     context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
-    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    context.maximum_version = newest
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=name)
     found = writer.get_extra_info("peercert")["serialNumber"]
     writer.close()
     await writer.wait_closed()
@@ -202,6 +204,27 @@ async def test_a_new_certificate_is_used_without_a_restart_and_a_broken_one_is_n
             url = f"https://127.0.0.1:{port}{PATH}"
             async with session.post(url, json=review(trained_model()), ssl=context) as answered:
                 assert (await answered.json())["response"]["allowed"]
+        served.cancel()
+
+
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("name", [None, "webhook.test"])
+async def test_no_handshake_fails_while_the_certificate_changes_all_the_time(tmp_path, name, newest):
+    """One that began between the new certificate and its key would be reset."""
+    authority = trustme.CA()
+    leaves = [authority.issue_cert("127.0.0.1", "webhook.test") for _ in range(2)]
+    write(leaves[0], tmp_path)
+    listening = asyncio.get_running_loop().create_future()
+    files = tmp_path / "tls.crt", tmp_path / "tls.key"
+    async with asyncio.TaskGroup() as group:
+        serving = serve_webhook("127.0.0.1", 0, *files, reload_seconds=0.001, listening=listening)
+        served = group.create_task(serving)
+        port, seen = await listening, set()
+        for number in itertools.count():
+            if number >= 40 and len(seen) == 2:
+                break
+            write(leaves[number % 2], tmp_path)
+            seen |= set(await asyncio.gather(*(serial(port, authority, name, newest) for _ in range(2))))
         served.cancel()
 
 
