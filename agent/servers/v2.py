@@ -168,33 +168,24 @@ class V2Server(abc.ABC):
     async def _look_up(self, name: ModelName, lost: Lost, *, before: bool) -> bool:
         """Find out what became of a load whose answer is not known."""
         deadline = time.monotonic() + self._patience.settle
-        silent = False
+        status = None
         for pause in _pauses():
-            try:
-                ready = await self._is_ready(name)
-            except Unreached as error:
+            status = await self._told(name, f"while loading {name} ({lost})")
+            if status == 200 and (not before or not lost.timed_out):
+                return not before
+            if lost.stale and status not in (200, None):
+                return False
+            if not lost.timed_out and status not in (200, None):
                 raise RetryableError(
-                    Reason.SERVER_CRASHED, f"{self._at} went away while loading {name} ({lost}; then {error})"
-                ) from error
-            except Lost:
-                ready, silent = False, True
-            else:
-                silent = False
-                if ready and (not before or not lost.timed_out):
-                    return not before
-                if lost.stale and not ready:
-                    return False
-                if not lost.timed_out and not ready:
-                    raise RetryableError(
-                        Reason.SERVER_CRASHED,
-                        f"{self._at} broke off while loading {name} ({lost}) and does not hold it now",
-                    )
+                    Reason.SERVER_CRASHED,
+                    f"{self._at} broke off while loading {name} ({lost}) and does not hold it now",
+                )
             if time.monotonic() + pause > deadline:
                 break
             await asyncio.sleep(pause)
         if lost.timed_out:
             raise self._late(name)
-        answers = "does not answer since" if silent else "cannot tell what became of it"
+        answers = "does not answer since" if status is None else "cannot tell what became of it"
         raise self._unavailable(f"broke off while loading {name} ({lost}) and {answers}")
 
     def _late(self, name: ModelName) -> RetryableError:
@@ -207,24 +198,15 @@ class V2Server(abc.ABC):
     async def _until_ready(self, name: ModelName, deadline: float) -> None:
         """Poll readiness after an accepted load; most servers are ready at the first question.
 
-        A connection that breaks, or a name that is unknown, may mean that the server restarted and knows of
-        no load any more: then it is waited for no longer than to settle.
+        A name that is unknown may mean that the server restarted and knows of no load any more: then it is
+        waited for no longer than to settle. Silence is no sign: it may be busy with other work.
         """
         doubtful = False
         for pause in _pauses():
-            doubt = False
-            try:
-                status = await self._readiness(name)
-                if status == 200:
-                    return
-                doubt = status == 404
-            except Unreached as error:
-                raise RetryableError(
-                    Reason.SERVER_CRASHED, f"{self._at} went away after loading {name} ({error})"
-                ) from error
-            except Lost as lost:
-                doubt = not lost.timed_out  # asked again: a server busy with other work is not dead
-            if doubt and not doubtful:
+            status = await self._told(name, f"after loading {name}")
+            if status == 200:
+                return
+            if status == 404 and not doubtful:
                 doubtful, deadline = True, min(deadline, time.monotonic() + self._patience.settle)
             if time.monotonic() + pause > deadline:
                 if doubtful:
@@ -260,6 +242,26 @@ class V2Server(abc.ABC):
 
     async def _is_ready(self, name: ModelName) -> bool:
         return await self._readiness(name) == 200
+
+    async def _told(self, name: ModelName, when: str) -> int | None:
+        """Return the status of the model's readiness after a load; None for silence, of a busy server too.
+
+        Raises RetryableError(ServerCrashed) where nobody is there, or a relay takes connections for nobody:
+        what was published may end the server at its next start, so that is not waited for.
+        """
+        try:
+            status = await self._readiness(name)
+        except Unreached as error:
+            away: Exception = error
+        except Lost as lost:
+            if lost.timed_out:
+                return None
+            away = lost
+        else:
+            if status != 502:
+                return None if status == 504 else status
+            away = Lost("502: a gateway finds no server")
+        raise RetryableError(Reason.SERVER_CRASHED, f"{self._at} went away {when}: {away}") from away
 
     async def _readiness(self, name: ModelName) -> int:
         """Return the status that answers for the model's readiness; 404 where the name is unknown."""

@@ -160,6 +160,27 @@ async def test_a_server_that_came_back_without_the_model_has_crashed(dummy):
     assert caught.value.reason is Reason.SERVER_CRASHED
 
 
+@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+@pytest.mark.parametrize("accepted", [False, True])
+async def test_a_server_that_is_away_behind_a_relay_is_not_waited_for(protocol, accepted):
+    """The relay takes connections and breaks them. What was published would end the server at its start."""
+    asked = []
+
+    async def talk(reader, writer):
+        line = await request(reader)
+        asked.append(line)
+        if "/load" in line and accepted:
+            writer.write(response(b"{}", headers="Connection: close\r\n"))
+
+    async with raw_server(talk) as url:
+        server = PROTOCOLS[protocol](Wire(url), Patience(settle=3600))
+        with pytest.raises(RetryableError) as caught:
+            await server.load("m")
+        await server.close()
+    assert caught.value.reason is Reason.SERVER_CRASHED
+    assert len(asked) < 5
+
+
 async def test_an_unload_whose_answer_is_lost_is_looked_up(dummy):
     async with connected(dummy) as server:
         await server.load("m")
