@@ -1,5 +1,10 @@
-"""An object that is an archive: its members become the revision's files, and it goes once they are safe."""
+"""An object that is an archive: its members become the revision's files, and it goes once they are safe.
 
+Bytes that are refused and that nothing proves may have been changed on their way: they are thrown away and
+fetched once more, and believed when the same come again.
+"""
+
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,6 +17,11 @@ from agent.artifacts.threads import Threads
 from agent.artifacts.unpack.run import unpack
 from agent.artifacts.unpack.wire import Limits, Member
 from agent.core.archive import HEAD_BYTES, ArchiveKind, archive_kind
+from agent.core.errors import RetryableError, TerminalError
+from agent.core.reasons import Reason
+
+MOST_REFUSED = 10_000
+"""Of so many archives is remembered that they were refused."""
 
 
 class Archives:
@@ -23,12 +33,35 @@ class Archives:
         self._store, self._threads, self._left_bytes = store, threads, left_bytes
         self._limits = limits or Limits()
         self._flights: Flights[tuple[Entry, ...]] = Flights()
+        self._refused: OrderedDict[str, str | None] = OrderedDict()  # checksums of what nothing proves
 
-    async def members(self, entry: Entry, identity: str, media_type: str | None) -> tuple[Entry, ...] | None:
+    async def members(
+        self, entry: Entry, identity: str, media_type: str | None, *, proved: bool
+    ) -> tuple[Entry, ...] | None:
         """Return the files in the archive that *entry* is, each a blob by now; None if it is no archive.
 
-        Raises TerminalError(ArchiveRefused, ArchiveTooLarge), RetryableError.
+        *proved* tells that storage or user declared what the bytes are. Raises
+        TerminalError(ArchiveRefused, ArchiveTooLarge), RetryableError.
         """
+        try:
+            return await self._members(entry, identity, media_type)
+        except TerminalError as error:
+            if error.reason is not Reason.ARCHIVE_REFUSED or proved or not self._news(entry, identity):
+                raise
+            await self._threads.run(partial(self._store.discard, entry.blob))
+            words = "nothing proves that these are the bytes in storage, so they are fetched once more"
+            raise RetryableError(error.reason, f"{error.message}; {words}") from error
+
+    def _news(self, archive: Entry, identity: str) -> bool:
+        """Whether these bytes are refused for the first time; what lies there since then says no checksum."""
+        known = identity in self._refused and archive.checksum in {None, self._refused[identity]}
+        if not known:
+            self._refused[identity] = archive.checksum
+            while len(self._refused) > MOST_REFUSED:
+                self._refused.popitem(last=False)
+        return not known
+
+    async def _members(self, entry: Entry, identity: str, media_type: str | None) -> tuple[Entry, ...] | None:
         kind = await self._threads.run(partial(self._kind, entry, media_type))
         if kind is None:
             return None

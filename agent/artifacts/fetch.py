@@ -164,11 +164,13 @@ class Fetcher:
 
     async def _conclude_single(self, manifest: Manifest, obj: RemoteObject, work: _Work) -> StoredRevision:
         """Unpack the one object if it is an archive, and let it go once its members are committed."""
-        archive, identity = manifest.entries[0], work.landed[obj.path].identity
+        landed = work.landed[obj.path]
+        archive, identity = manifest.entries[0], landed.identity
         manifest = await self._threads.run(partial(self._identified, manifest, work.declared))
         if archive.link is not None:
             return await self._threads.run(partial(self._conclude, manifest, work.declared))
-        members = await self._archives.members(archive, identity, obj.media_type)
+        proved = landed.proof != PROOFS[0] or manifest.proof != PROOFS[0]
+        members = await self._archives.members(archive, identity, obj.media_type, proved=proved)
         if members is None:
             return await self._threads.run(partial(self._conclude, manifest, work.declared))
         unpacked = replace(manifest, entries=members, unpacked_from=identity)

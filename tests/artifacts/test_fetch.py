@@ -1,6 +1,7 @@
 """The fetch: from a URI to a complete revision, on a real origin and the real store."""
 
 import asyncio
+import gzip
 import hashlib
 import io
 import threading
@@ -15,11 +16,13 @@ from agent.artifacts.engine.settings import EngineSettings
 from agent.artifacts.fetch import Fetcher
 from agent.artifacts.progress import Progress
 from agent.artifacts.store import Store
-from agent.core.errors import RetryableError, TerminalError
+from agent.core.declaration import Declaration
+from agent.core.errors import AgentError, RetryableError, TerminalError
 from agent.core.model import Integrity
 from agent.core.reasons import Reason
 from tests.artifacts.engine_orders import LARGE
-from tests.fakes.faulty_origin import Fault, FaultyOrigin
+from tests.artifacts.unpack.making import member, tar
+from tests.fakes.faulty_origin import HONEST, Fault, FaultyOrigin
 from tests.fakes.origin_provider import OriginProvider
 
 CONTENT = bytes(range(256)) * 2000  # 512,000 bytes
@@ -362,9 +365,41 @@ async def test_one_archive_that_two_models_name_is_moved_and_unpacked_once(fetch
     assert len(origin.requests("/m.zip")) == 1
 
 
-async def test_an_archive_that_is_refused_leaves_no_revision(fetcher, origin, store):
-    origin.put("/m.zip", zipped({"../evil": b"x"}))
-    with pytest.raises(TerminalError) as caught:
-        await fetch(fetcher, f"{origin.url}/m.zip")
+async def refusal(fetcher, uri):
+    with pytest.raises(AgentError) as caught:
+        await fetch(fetcher, uri, relist=True)
     assert caught.value.reason is Reason.ARCHIVE_REFUSED
+    return type(caught.value)
+
+
+async def test_an_archive_that_is_refused_leaves_no_revision_and_is_fetched_twice_at_most(
+    fetcher, origin, store
+):
+    origin.put("/m.zip", zipped({"../evil": b"x"}))
+    refusals = [await refusal(fetcher, f"{origin.url}/m.zip") for _ in range(4)]
+    assert refusals == [RetryableError, TerminalError, TerminalError, TerminalError]
+    assert len(origin.requests("/m.zip")) == 2
     assert store.revisions() == {}
+
+
+async def test_an_archive_that_was_changed_on_its_way_each_time_is_fetched_until_it_is_whole(
+    fetcher, origin, store
+):
+    """No checksum proves it, and its validator is the honest one's."""
+    origin.put("/m.tar.gz", gzip.compress(tar(member(b"a.bin", CONTENT)), mtime=0))
+    uri = f"{origin.url}/m.tar.gz"
+    for at in (0, 1, 0, 1):
+        origin.every = Fault(flip=at)
+        assert await refusal(fetcher, uri) is RetryableError
+    origin.every = HONEST
+    assert files(store, await fetch(fetcher, uri)) == {"a.bin": CONTENT}
+
+
+async def test_a_refused_archive_whose_bytes_are_proved_is_not_fetched_again(fetcher, origin, provider):
+    origin.put("/m.zip", content := zipped({"../evil": b"x"}))
+    declared = Declaration(sha256=hashlib.sha256(content).hexdigest())
+    for _ in range(2):
+        with pytest.raises(TerminalError) as caught:
+            await fetcher.fetch(f"{origin.url}/m.zip", Progress(), relist=True, declared=declared)
+        assert caught.value.reason is Reason.ARCHIVE_REFUSED
+    assert len(origin.requests("/m.zip")) == 1
