@@ -111,6 +111,7 @@ class Pod:
         server = self._link.server
         before = self._store.live()[1].get(action.name)
         good = before if before is None or before.confirmed else self._store.previous().get(action.name)
+        await self._link.make_sure()
         try:
             with span("publish"):
                 await self._alone(self._publish, server, action, before)

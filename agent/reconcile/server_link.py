@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Collection
 
 from agent.aio.wakeup import Wakeup
-from agent.core.errors import AgentError
+from agent.core.errors import AgentError, RetryableError
 from agent.core.model import ModelName
 from agent.core.presence import Presence, after_outcome, after_reading, after_silence, in_doubt
 from agent.core.reasons import Reason
@@ -19,6 +19,7 @@ log = logging.getLogger("agent.server")
 
 READ_SECONDS = 2.0
 DOUBT_SECONDS = 0.25  # a name is missing, or the server is down: look again soon
+FRESH_SECONDS = 0.25  # no server ends and reads its folders again in less
 UNKNOWN_OUTCOMES = frozenset({Reason.LOAD_TIMEOUT, Reason.SERVER_UNAVAILABLE})  # of a load
 MOVING = frozenset({ModelState.LOADING, ModelState.UNLOADING})
 
@@ -37,6 +38,8 @@ class ServerLink:
         self._busy: set[ModelName] = set()
         self._overtaken = 0
         self.read_at: float | None = None  # loop time of the last answer
+        self._heard_at = float("-inf")  # loop time of the last answer to anything
+        self._reading = asyncio.Lock()
         self._look = Wakeup()
 
     @property
@@ -51,6 +54,20 @@ class ServerLink:
                 await self._read()
             sure = self.presence.up and not self.presence.doubted
             await self._look.wait(READ_SECONDS if sure else DOUBT_SECONDS)
+
+    async def make_sure(self) -> None:
+        """Return if the server answers at this moment; to be called before a folder is published.
+
+        A server that starts reads all folders, and may end over a bad one: it must be past that (design §5).
+        Raises RetryableError(ServerUnavailable).
+        """
+        now = asyncio.get_running_loop().time()
+        if self._busy or (self.presence.up and now - self._heard_at < FRESH_SECONDS):
+            return
+        error = await self._read()
+        if not self.presence.up:
+            silence = error.message if error is not None else "the model server is not ready"
+            raise RetryableError(Reason.SERVER_UNAVAILABLE, f"{silence}; nothing was published")
 
     async def load(self, name: ModelName) -> None:
         """Load *name* and remember that it is confirmed. Raises what the server's adapter raises."""
@@ -79,27 +96,34 @@ class ServerLink:
             raise
         else:
             self._overtaken += 1
+            self._heard_at = asyncio.get_running_loop().time()
             self.presence = after_outcome(self.presence, name, loaded=loaded)
         finally:
             self._busy.discard(name)
 
-    async def _read(self) -> None:
+    async def _read(self) -> AgentError | None:
+        """Read once and take it in; return why there was no answer."""
+        async with self._reading:
+            return await self._read_alone()
+
+    async def _read_alone(self) -> AgentError | None:
         overtaken, busy = self._overtaken, frozenset(self._busy)
-        before = self.presence
+        before, silence = self.presence, None
         try:
             reading = await self.server.read()
         except AgentError as error:
             if busy or self._busy:
-                return  # never judge a server by its silence during a load of our own
+                return error  # never judge a server by its silence during a load of our own
+            silence = error
             self.presence = after_silence(self.presence, refused=isinstance(error, ServerGoneError))
             if before.up or self._silence != error.reason:
                 self._silence = error.reason
                 log.warning("the model server does not answer; looking again and again", extra=_why(error))
         else:
-            self.read_at = asyncio.get_running_loop().time()
+            self.read_at = self._heard_at = asyncio.get_running_loop().time()
             if overtaken != self._overtaken:
                 self._look.ring()
-                return
+                return None
             self._silence = ""
             self.presence = _read_off(before, reading, busy | self._busy)
             if before.failures == 0 and not before.loaded <= self.presence.loaded:
@@ -108,6 +132,7 @@ class ServerLink:
                 log.info("the model server is ready", extra={"models": len(self.presence.loaded)})
         if _changed(before, self.presence):
             self._ring()
+        return silence
 
 
 def _why(error: AgentError) -> dict[str, str]:

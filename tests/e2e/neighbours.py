@@ -14,7 +14,9 @@ from tests.servers import real
 
 
 @asynccontextmanager
-async def kept_up(server: real.RealServer) -> AsyncIterator[list[int]]:
+async def kept_up(
+    server: real.RealServer, ended: Callable[[int], object] = lambda _code: None
+) -> AsyncIterator[list[int]]:
     """Start the server again each time it ends, as a kubelet does; yields the list of its exit codes."""
     codes: list[int] = []
 
@@ -22,6 +24,7 @@ async def kept_up(server: real.RealServer) -> AsyncIterator[list[int]]:
         while True:
             if not server.running:
                 codes.append(await server.ended())
+                ended(codes[-1])
                 await server.start(wait=False)
             await asyncio.sleep(LOOK_SECONDS)
 

@@ -231,7 +231,10 @@ async def test_when_the_storm_is_over_what_is_wanted_is_served(
         inside = "1" if dialect == "triton" else ""
         with looks or Watcher(rig.model_dir, only_models=beside, inside=inside) as watcher:
             storm = Storm(rig, storage, history, seed)
-            async with kept_up(rig.server) as codes, sampled(lambda: served_by(rig), history):
+            async with (
+                kept_up(rig.server, lambda code: history.add("ended", code=code)) as codes,
+                sampled(lambda: served_by(rig), history),
+            ):
                 await storm.blow(seconds)
                 wanted = await calm(rig, storm)
         assert watcher is None or watcher.faults == []

@@ -1,5 +1,6 @@
 """A pod of a real store and a scripted server: what was told, and what stands in the model dir, agree."""
 
+import asyncio
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from agent.core.model import ModelName, ModelSpec, Revision, Told
 from agent.core.reasons import Reason
 from agent.core.retry import BackoffPolicy, Step, remembered
 from agent.reconcile.pod import Pod
-from agent.reconcile.server_link import ServerLink
-from agent.servers.base import ModelState, ServerReading, Traits
+from agent.reconcile.server_link import FRESH_SECONDS, ServerLink
+from agent.servers.base import ModelState, ServerGoneError, ServerReading, Traits
 from tests.artifacts.shelf import manifest_of
 
 A = ModelName("a")
@@ -29,11 +30,14 @@ class ScriptedServer:
     def __init__(self, model_dir: Path) -> None:
         self.model_dir = model_dir
         self.fault: AgentError | None = None
+        self.away = False
         self.meanwhile: Callable[[], None] = lambda: None
         self.no_layout_for: set[str] = set()
         self.holds: dict[str, bytes] = {}
 
     async def read(self) -> ServerReading:
+        if self.away:
+            raise ServerGoneError(Reason.SERVER_UNAVAILABLE, "connection refused")
         return ServerReading(ready=True, models=dict.fromkeys(self.holds, ModelState.READY))
 
     async def load(self, name: ModelName) -> None:
@@ -89,11 +93,28 @@ def standing(store: Store, name: ModelName = A) -> bytes | None:
     return path.read_bytes() if path.exists() else None
 
 
+async def forget_the_last_answer(pod: Pod) -> None:
+    """Have the last answer be too old to count."""
+    await asyncio.sleep(FRESH_SECONDS)  # the law speaks of time
+
+
 async def test_a_confirmed_load_is_told_and_stands(pod, store, server):
     load = a_load(store, b"one")
     await pod.perform(load)
     assert (standing(store), server.holds[A]) == (b"one", b"one")
     assert (store.told()[A].revision, store.told()[A].confirmed) == (load.revision, True)
+
+
+async def test_nothing_is_published_for_a_server_that_went_away_unseen(pod, store, server):
+    """It may be reading its folders at this moment, and end over one that it never confirmed."""
+    await pod.perform(a_load(store, b"one"))
+    before = store.told()[A]
+    published = []
+    server.away, server.meanwhile = True, lambda: published.append(standing(store))
+    await forget_the_last_answer(pod)
+    with pytest.raises(RetryableError, match="nothing was published"):
+        await pod.perform(a_load(store, b"two"))
+    assert (published, standing(store), store.told()[A]) == ([], b"one", before)
 
 
 async def test_a_refused_update_puts_the_old_folder_and_the_old_word_back(pod, store, server):
