@@ -221,13 +221,24 @@ class _Draft:
     def admit_all(self, waited: frozenset[ModelName]) -> None:
         self._reserved = self._count_reserved()
         self._shortages = self._admitted(waited)
-        closed = (self._instead.keys() | self._interrupts.keys()) & self._shortages.keys()
+        closed = {name for name in (*self._instead, *self._interrupts) if not self._opens(name)}
         for name in closed:
             if self._interrupts.pop(name, None) is None:
                 self._wishes[name] = self._instead[name]
         if closed:
             self._shortages = self._admitted(waited)
         self._cancel += self._interrupts
+
+    def _opens(self, name: ModelName) -> bool:
+        """Whether the way back to what served has room, beside what the server may hold of this name too."""
+        back, budget = self._interrupts.get(name) or self._wishes[name], self._rules.budget_bytes
+        if name in self._shortages or not isinstance(back, Load):
+            return False
+        return budget is None or self._fits(back, budget) or self._may_step_aside(back, budget)
+
+    def _fits(self, load: Load, budget: int) -> bool:
+        need = load.spec.memory_bytes
+        return self._reserved + need <= budget or need == 0
 
     def _admitted(self, waited: frozenset[ModelName]) -> Mapping[ModelName, Shortage]:
         budget = self._rules.budget_bytes
@@ -306,7 +317,7 @@ class _Draft:
     def _overdue(self, load: Load) -> bool:
         """Whether a suspect has waited so long that the others are to make way, and there is room for it."""
         budget = self._rules.budget_bytes
-        fits = budget is None or self._reserved + load.spec.memory_bytes <= budget
+        fits = budget is None or self._fits(load, budget)
         late = self._hold_of(load).until + SUSPECT_WAITS_SECONDS <= self._now
         return late and fits and load.name not in self._shortages
 
@@ -317,7 +328,7 @@ class _Draft:
         if shortage is not None:
             return Verdict(shortage.reason, shortage=shortage)
         budget, need = self._rules.budget_bytes, load.spec.memory_bytes
-        if budget is None or self._reserved + need <= budget or need == 0:
+        if budget is None or self._fits(load, budget):
             if self._kept_clear:
                 return QUEUED
             self._reserved += need

@@ -305,6 +305,17 @@ def test_where_there_is_no_room_for_what_served_the_smaller_one_that_is_wanted_i
     assert ask(wanted, observed, budget=9, busy={A: fetch}).cancel == (A,)
 
 
+def test_where_a_load_of_unknown_outcome_has_no_room_beside_itself_what_is_wanted_is_fetched():
+    """It may be in the server, so it is admitted; the load that would make sure of it never fits."""
+    told = replace(served(Revision("0000"), 4, "s3://b/two"), confirmed=False)
+    observed = seen(told={A: told}, loaded=frozenset({A}), restorable=frozenset({A}))
+    wanted = {A: ModelSpec("s3://b/new", "sklearn", 2)}
+    fetch = Fetch(A, wanted[A])
+    assert list(ask(wanted, observed, budget=7).fetches) == [fetch]
+    assert not ask(wanted, observed, budget=7, busy={A: fetch}).cancel
+    assert [load.revision for load in ask(wanted, observed, budget=8).loads] == ["0000"]
+
+
 def test_a_refused_revision_whose_hold_is_over_is_listed_again_before_it_is_loaded_again():
     hold = Hold(1, NOW - 1, Reason.LOAD_REJECTED, "bad", terminal=True, relist=True)
     made = ask({A: ModelSpec("s3://b/one", "sklearn", 1)}, seen(), holds={(Step.LOAD, A, OLD): hold})
