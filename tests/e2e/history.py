@@ -7,6 +7,7 @@ checkers read the events alone, so that a file of them can be judged again.
 import asyncio
 import contextlib
 import json
+import signal
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -142,6 +143,26 @@ def over_budget(events: Iterable[Event], models_in_budget: int) -> list[str]:
         loading = [model for model in moving.values() if model is not None]
         if len(resident) + len(loading) > models_in_budget:
             found.append(f"{event}: {sorted(map(str, resident))} and {loading} on their way in")
+    return found
+
+
+def needless_ends(events: Iterable[Event]) -> list[str]:
+    """Ends of the server that nobody caused from outside, by a life all through which the agent was there.
+
+    An agent that was killed or stopped in mid-load can take nothing back before it is there again.
+    """
+    away = was_away = False
+    found = []
+    for event in events:
+        match event["kind"]:
+            case "away":
+                away = was_away = True
+            case "back":
+                away = False
+            case "ended":
+                if event["code"] != -signal.SIGKILL and not was_away:
+                    found.append(str(event))
+                was_away = away
     return found
 
 

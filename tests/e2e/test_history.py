@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.e2e.history import lost, over_budget, overlaps
+from tests.e2e.history import lost, needless_ends, over_budget, overlaps
 
 
 def events(*told):
@@ -58,3 +58,14 @@ def test_what_is_resident_and_on_its_way_in_counts_together():
     assert over_budget(events(*LOADED, another), 2) == []
     assert len(over_budget(events(*LOADED, another), 1)) == 1
     assert over_budget(events(*LOADED, (2.5, "server", {}), another), 1) == []
+
+
+def test_a_server_that_ends_by_itself_is_seen_but_for_what_an_absent_agent_left():
+    killed, ended = (1, "ended", {"code": -9}), (2, "ended", {"code": 1})
+    away, back = (1.5, "away", {}), (1.6, "back", {})
+    assert needless_ends(events(killed)) == []
+    assert len(needless_ends(events(killed, ended))) == 1
+    assert needless_ends(events(killed, away, ended)) == []
+    assert needless_ends(events(killed, away, back, ended)) == []
+    assert needless_ends(events(away, killed, ended)) == []
+    assert len(needless_ends(events(away, back, killed, ended))) == 1
