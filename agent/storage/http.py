@@ -1,7 +1,6 @@
 """`https://` and `http://`: one object a URI.
 
-Redirects are followed here, never by whoever reads: at most five, never from https to http, and what was
-given for the URI's own origin goes nowhere else (design §8.13, faults S12, X11).
+Redirects are followed when it is listed, by the rules of `agent.storage.web`, never by whoever reads.
 """
 
 import asyncio
@@ -9,44 +8,24 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
-import aiohttp
 from aiohttp.abc import AbstractResolver
-from yarl import URL
 
-from agent.core.errors import AgentError, RetryableError, TerminalError
-from agent.core.reach import host_allowed
+from agent.core.errors import AgentError, RetryableError
 from agent.core.reasons import Reason
 from agent.storage.addresses import AddressPolicy, permit_all
 from agent.storage.answers import checksums, http_date, status_error
 from agent.storage.base import HttpSource, Listing, RemoteObject
-from agent.storage.connection import network_error
-from agent.storage.connector import connector
-from agent.storage.proxies import proxies_of, proxy_for
 from agent.storage.trust import trust_of
-from agent.storage.weburl import WebUrl, credentials, file_name, redirected, web_url
-from agent.telemetry.traces import outgoing
+from agent.storage.web import REDIRECTS, Answer, WebClient, complete, follow
+from agent.storage.weburl import WebUrl, credentials, file_name, web_url
 
-MAX_REDIRECTS = 5
 MAX_REMEMBERED = 4096  # resolved URLs with their redirects, about 2 KiB each
 MAX_AT_ONCE = 32  # listings in flight
 FRESH_SECONDS = 10.0  # a target refused sooner than this after its redirect did not expire
-CONNECT_SECONDS = 10.0
-ANSWER_SECONDS = 30.0
 
-_REDIRECTS = {301, 302, 303, 307, 308}
 _HEAD_REFUSED = {400, 403, 404, 405, 501}
-_ALWAYS = {"Accept-Encoding": "identity", "Accept": "*/*", "User-Agent": "model-agent"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """The headers, by lower-case name, of one object at the end of its redirects."""
-
-    url: WebUrl
-    status: int
-    headers: Mapping[str, str]
-    sent: Mapping[str, str] = field(repr=False)
 
 
 @dataclass(slots=True)
@@ -74,7 +53,7 @@ class _Answers:
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> AgentError:
         """Translate by status; a redirect's target that refuses may be one whose signature expired."""
         del body
-        if status in _REDIRECTS:
+        if status in REDIRECTS:
             self.redirects()
             return RetryableError(
                 Reason.SNAPSHOT_CHANGED,
@@ -112,13 +91,12 @@ class HttpProvider:
         remember: int = MAX_REMEMBERED,
     ) -> None:
         self._environ = environ
-        self._policy = policy
-        self._allowed_hosts = allowed_hosts
-        self._resolver = resolver
         self._clock = clock
         self._remember_at_most = remember
         self._trust = trust_of(environ)
-        self._session: aiohttp.ClientSession | None = None
+        self._web = WebClient(
+            environ, self._trust, policy=policy, allowed_hosts=allowed_hosts, resolver=resolver
+        )
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
         self._remembered: OrderedDict[str, _Resolved] = OrderedDict()
 
@@ -148,19 +126,17 @@ class HttpProvider:
             answers=_Answers(
                 found.first.shown, lambda: self._expire(found), lambda: self._only_get_redirects(found)
             ),
-            headers=_complete(found.headers),
+            headers=complete(found.headers),
             expect=found.expect,
             ssl_context=await self._trust.context() if secure else None,
-            proxy=self._proxy(final),
+            proxy=self._web.proxy(final),
         )
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._web.close()
 
-    def _object(self, first: WebUrl, answer: _Answer) -> RemoteObject:
+    def _object(self, first: WebUrl, answer: Answer) -> RemoteObject:
         headers = answer.headers
         size = _size(answer)
         validator = _validator(headers)
@@ -175,7 +151,7 @@ class HttpProvider:
             media_type=headers.get("content-type", "").partition(";")[0].strip().lower() or None,
         )
 
-    def _remember(self, key: str, first: WebUrl, answer: _Answer, identity: str) -> _Resolved:
+    def _remember(self, key: str, first: WebUrl, answer: Answer, identity: str) -> _Resolved:
         validator = _validator(answer.headers)
         resolved = _Resolved(
             first=first,
@@ -215,96 +191,28 @@ class HttpProvider:
             raise RetryableError(Reason.SNAPSHOT_CHANGED, f"{first.shown} is not what was listed any more")
         return self._remember(obj.key, first, answer, now.identity)
 
-    async def _ask(self, first: WebUrl, *, get: bool) -> _Answer:
+    async def _ask(self, first: WebUrl, *, get: bool) -> Answer:
         """Follow the redirects to the object's own headers; raises for any other end."""
-        url = first
-        headers = credentials(self._environ, first)
-        seen = {first.request}
         async with self._slots:
-            for _ in range(MAX_REDIRECTS + 1):
-                answer = await self._look(url, headers, get=get)
-                if answer.status not in _REDIRECTS:
-                    return answer
-                url = redirected(url, answer.headers.get("location", "mailto:nobody"))
-                if url.request in seen:
-                    raise TerminalError(
-                        Reason.REDIRECT_REFUSED, f"{first.shown} redirects in a circle, by {url.shown}"
-                    )
-                seen.add(url.request)
-                if url.origin != first.origin:
-                    headers = {}
-        raise TerminalError(
-            Reason.REDIRECT_REFUSED, f"{first.shown} redirects more than {MAX_REDIRECTS} times"
-        )
+            return await follow(first, credentials(self._environ, first), partial(self._look, get=get))
 
-    async def _look(self, url: WebUrl, headers: Mapping[str, str], *, get: bool) -> _Answer:
+    async def _look(self, url: WebUrl, headers: Mapping[str, str], *, get: bool) -> Answer:
         """Ask by HEAD, and by *get* for the first byte, as where HEAD is refused or tells no size."""
-        answer = None if get else await self._request("HEAD", url, headers)
+        answer = None if get else await self._web.ask("HEAD", url, headers)
         if answer is not None:
             sized = answer.headers.get("content-length", "0") != "0"
-            if answer.status in _REDIRECTS or (answer.status == 200 and sized):
+            if answer.status in REDIRECTS or (answer.status == 200 and sized):
                 return answer
         if answer is None or answer.status == 200 or answer.status in _HEAD_REFUSED:
-            answer = await self._request("GET", url, {**headers, "Range": "bytes=0-0"})
+            answer = await self._web.ask("GET", url, {**headers, "Range": "bytes=0-0"})
             if answer.status == 416:  # no byte 0: it is empty
-                answer = await self._request("GET", url, headers)
-            if answer.status in {200, 206, *_REDIRECTS}:
-                return _Answer(url, answer.status, answer.headers, headers)
+                answer = await self._web.ask("GET", url, headers)
+            if answer.status in {200, 206, *REDIRECTS}:
+                return Answer(url, answer.status, answer.headers, headers)
         raise status_error(answer.status, answer.headers, url.shown)
 
-    async def _request(self, method: str, url: WebUrl, headers: Mapping[str, str]) -> _Answer:
-        """Return the answer's headers; the body is not read, whatever its length."""
-        if not host_allowed(url.origin.hostname, self._allowed_hosts):
-            message = f"{url.shown}: --allow-host does not name its host; ask for it to be added"
-            raise TerminalError(Reason.FORBIDDEN_ADDRESS, message)
-        secure = url.origin.scheme == "https"
-        context = await self._trust.context() if secure else True
-        try:
-            async with self._opened().request(
-                method,
-                URL(url.request, encoded=True),
-                headers=_complete(headers),
-                allow_redirects=False,
-                ssl=context,
-                proxy=self._proxy(url),
-            ) as response:
-                found = {name.lower(): value for name, value in response.headers.items()}
-                if method == "GET":
-                    response.close()
-                return _Answer(url, response.status, found, headers)
-        except (aiohttp.ClientError, OSError) as error:
-            raise network_error(error, url.shown) from None
 
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=connector(self._policy, resolver=self._resolver),
-                auto_decompress=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(
-                    total=None,
-                    connect=CONNECT_SECONDS,
-                    sock_connect=CONNECT_SECONDS,
-                    sock_read=ANSWER_SECONDS,
-                ),
-                max_line_size=32768,
-                max_field_size=32768,
-            )
-        return self._session
-
-    def _proxy(self, url: WebUrl) -> str | None:
-        origin = url.origin
-        return proxy_for(proxies_of(self._environ), origin.scheme, origin.hostname, origin.port)
-
-
-def _complete(headers: Mapping[str, str]) -> dict[str, str]:
-    """Add what every request says, unless it was given."""
-    given = {name.lower() for name in headers}
-    always = {**_ALWAYS, **outgoing()}
-    return {**{name: value for name, value in always.items() if name.lower() not in given}, **headers}
-
-
-def _size(answer: _Answer) -> int | None:
+def _size(answer: Answer) -> int | None:
     """The object's size: of a partial answer the total, of a whole one its length, None if chunked."""
     headers = answer.headers
     if answer.status == 200:

@@ -12,8 +12,9 @@ import pytest
 
 from agent.core.errors import RetryableError
 from agent.core.reasons import Reason
-from agent.storage.http import CONNECT_SECONDS, HttpProvider
+from agent.storage.http import HttpProvider
 from agent.storage.names import AT_ONCE, ThreadNames, _answer
+from agent.storage.web import CONNECT_SECONDS
 from tests.fakes.origin import Origin
 from tests.storage.test_http import Names
 
