@@ -10,10 +10,9 @@ and an account that may only read is refused both:
   plain session that vouches for each request by itself.
 """
 
-import importlib
 import json
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,13 @@ from urllib.parse import urlsplit
 from agent.core.errors import AgentError, TerminalError
 from agent.core.reasons import Reason
 from agent.storage.gs_errors import Standing, gs_error, translated
+from agent.storage.sessions import library, session
 from agent.telemetry.traces import outgoing
 
 GOOGLE = "https://storage.googleapis.com"
 SCOPES = ("https://www.googleapis.com/auth/devstorage.read_only",)
 CONNECT_SECONDS, READ_SECONDS = 15.0, 30.0
 PAGE_SIZE = 1000
-MAX_ANSWER_BYTES = 1 << 25  # a page of 1,000 names of 1 KiB with all we ask for stays far below
 _FIELDS = "name,generation,size,crc32c,md5Hash,contentType"
 
 DefaultCredentials = Callable[[], Any]
@@ -63,7 +62,7 @@ def endpoint_of(environ: Mapping[str, str]) -> str:
 def file_credentials(path: str) -> Any:
     """Read a credentials file: a service account's key, a workload identity federation, a user's login."""
     with translated("the credentials of gs://", Standing()):
-        exceptions = _library("google.auth.exceptions")
+        exceptions = library("google.auth.exceptions")
         try:
             return _credentials_of(json.loads(Path(path).read_bytes()))
         except (exceptions.GoogleAuthError, OSError, ValueError, KeyError, TypeError) as error:
@@ -79,19 +78,19 @@ def _credentials_of(info: Any) -> Any:
     scopes = list(SCOPES)
     match info:
         case {"type": "service_account"}:
-            module = _library("google.oauth2.service_account")
+            module = library("google.oauth2.service_account")
             return module.Credentials.from_service_account_info(info, scopes=scopes)
         case {"type": "authorized_user"}:
-            module = _library("google.oauth2.credentials")
+            module = library("google.oauth2.credentials")
             return module.Credentials.from_authorized_user_info(info, scopes=scopes)
         case {"type": "external_account", "credential_source": {"environment_id": _}}:
-            return _library("google.auth.aws").Credentials.from_info(info, scopes=scopes)
+            return library("google.auth.aws").Credentials.from_info(info, scopes=scopes)
         case {"type": "external_account", "credential_source": {"executable": _}}:
             raise ValueError("runs a program")
         case {"type": "external_account"}:
-            return _library("google.auth.identity_pool").Credentials.from_info(info, scopes=scopes)
+            return library("google.auth.identity_pool").Credentials.from_info(info, scopes=scopes)
         case {"type": "impersonated_service_account"}:
-            module = _library("google.auth.impersonated_credentials")
+            module = library("google.auth.impersonated_credentials")
             return module.Credentials.from_impersonated_service_account_info(info, scopes=scopes)
         case _:
             raise ValueError("is of no known type")
@@ -100,7 +99,7 @@ def _credentials_of(info: Any) -> Any:
 def default_credentials() -> Any:
     """Find the credentials of this machine or pod, None where there are none."""
     with translated("the credentials of gs://", Standing()):
-        auth, exceptions = _library("google.auth"), _library("google.auth.exceptions")
+        auth, exceptions = library("google.auth"), library("google.auth.exceptions")
         try:
             credentials, _ = auth.default(scopes=SCOPES)
         except exceptions.DefaultCredentialsError:
@@ -116,13 +115,13 @@ class GsClient:
         self.standing = Standing(anonymous=credentials is None)
         self._credentials = credentials
         with translated("gs://", self.standing):
-            self._tokens = _session(context)
-            self._request = _library("google.auth.transport.requests").Request(self._tokens)
-            self._session = _session(context)
+            self._tokens = session(context)
+            self._request = library("google.auth.transport.requests").Request(self._tokens)
+            self._session = session(context)
             self._session.auth = self._vouch
-            self._client = _library("google.cloud.storage").Client(
+            self._client = library("google.cloud.storage").Client(
                 project="none",  # only to create buckets
-                credentials=credentials or _library("google.auth.credentials").AnonymousCredentials(),
+                credentials=credentials or library("google.auth.credentials").AnonymousCredentials(),
                 client_options={"api_endpoint": endpoint},
                 _http=self._session,
             )
@@ -160,7 +159,7 @@ class GsClient:
         """Whether `refresh` has to run before the next request."""
         if self._credentials is None:
             return False
-        fresh = _library("google.auth.credentials").TokenState.FRESH
+        fresh = library("google.auth.credentials").TokenState.FRESH
         return bool(self._credentials.token_state is not fresh)
 
     def refresh(self) -> None:
@@ -210,60 +209,3 @@ def _entry(blob: Any) -> Entry:
         md5=str(blob.md5_hash or ""),
         media_type=blob.content_type,
     )
-
-
-class _Bounded:
-    """The body of an answer, refused where it does not end."""
-
-    def __init__(self, body: Any) -> None:
-        self._body = body
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._body, name)
-
-    def stream(self, *args: Any, **kwargs: Any) -> Iterator[bytes]:
-        """Pass the pieces on."""
-        size = 0
-        for piece in self._body.stream(*args, **kwargs):
-            size += len(piece)
-            if size > MAX_ANSWER_BYTES:
-                self._body.close()
-                raise ValueError("an answer without end")
-            yield piece
-
-
-def _session(context: ssl.SSLContext | None) -> Any:
-    """Return a session that retries twice (design §8.8), follows no redirect and trusts *context* too."""
-    adapters, retry = _library("requests.adapters"), _library("urllib3.util.retry")
-    requests = _library("requests")
-
-    class Adapter(adapters.HTTPAdapter):  # type: ignore[name-defined,misc]  # imported late
-        def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-            super().init_poolmanager(*args, ssl_context=context, **kwargs)
-
-        def build_response(self, *args: Any) -> Any:
-            response = super().build_response(*args)
-            response.raw = _Bounded(response.raw)
-            return response
-
-    class Session(requests.Session):  # type: ignore[name-defined,misc]  # imported late
-        def get_redirect_target(self, resp: Any) -> None:
-            resp.content  # noqa: B018 - read, so that the connection can be kept
-
-    retries = retry.Retry(
-        total=2,
-        backoff_factor=0.2,
-        status_forcelist=(500, 502, 503, 504),
-        allowed_methods=("GET",),
-        raise_on_status=False,
-        respect_retry_after_header=False,
-    )
-    session = Session()
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, Adapter(max_retries=retries))
-    return session
-
-
-def _library(name: str) -> Any:
-    """Import a module of the optional libraries, which are untyped in part."""
-    return importlib.import_module(name)
