@@ -314,7 +314,10 @@ class Sidecar:
         await asyncio.Event().wait()
 
 
-FAMILIES = {"s3": "s3", "gs": "gs", "http": "http", "https": "http", "file": "file", "pvc": "file"}
+FAMILIES = {
+    "s3": "s3", "gs": "gs", "http": "http", "https": "http", "file": "file", "pvc": "file", "hf": "hf",
+    "abfs": "azure", "abfss": "azure", "az": "azure",
+}  # fmt: skip
 
 
 class Providers:
@@ -369,10 +372,18 @@ class Providers:
                 from agent.storage.file import FileProvider  # noqa: PLC0415
 
                 return FileProvider(self._allowed_roots, shared_roots=self._shared_roots)
+            case "hf":
+                from agent.storage.hf import HfProvider  # noqa: PLC0415
+
+                return HfProvider(self._environ, policy=self._policy)
+            case "azure":
+                from agent.storage.azure import AzureProvider  # noqa: PLC0415
+
+                return AzureProvider(self._environ, policy=self._policy)
             case _:
                 from agent.storage.fsspec_provider import FsspecProvider  # noqa: PLC0415
 
-                return FsspecProvider(self._environ, policy=self._policy)
+                return FsspecProvider(policy=self._policy)
 
 
 def _missing_store(error: AgentError) -> tuple[str, ...]:

@@ -108,7 +108,7 @@ def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str
                 " and is no absolute path"
             )
         try:
-            sources.append(source_of(uri, told, azure=find_spec("adlfs") is not None))
+            sources.append(source_of(uri, told, azure=_has_azure()))
         except SourceError as error:
             raise UsageError(f"model-agent pull: {error}") from None
     for note in dict.fromkeys([*notes(told), *(each.note for each in sources if each.note)]):
@@ -295,6 +295,13 @@ class _Chooser:
 
     async def close(self) -> None:
         """The owner of the providers does."""
+
+
+def _has_azure() -> bool:
+    try:
+        return find_spec("azure.storage.blob") is not None
+    except ModuleNotFoundError:  # not even a package that it lies in
+        return False
 
 
 def _say(text: str) -> None:

@@ -26,7 +26,7 @@ TAKEN: Final[tuple[tuple[str, str], ...]] = (
         "AZURE_STORAGE_ACCESS_KEY, AZURE_CLIENT_ID, AZURE_CLIENT_SECRET, AZURE_TENANT_ID, AZ_*",
         "with the extra `azure`; the account is the one in the URL",
     ),
-    ("HF_TOKEN", "with the extra `hf`"),
+    ("HF_TOKEN", "to the Hub alone, `HF_ENDPOINT` or huggingface.co"),
     ("<host>-headers", "to that host alone"),
     ("HTTP_PROXY, HTTPS_PROXY, NO_PROXY", "as everywhere"),
     ("AWS_CA_BUNDLE, CA_BUNDLE_CONFIGMAP_NAME, CA_BUNDLE_VOLUME_MOUNT_POINT", "added to what is trusted"),

@@ -9,16 +9,12 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
-from urllib.parse import quote
 
 from agent.core.errors import TerminalError
 from agent.core.reasons import Reason
 from agent.core.uri import redacted, scheme_of
 
-EXTRAS = {"hf": "hf", "abfs": "azure", "abfss": "azure", "az": "azure"}
-"""Schemes whose package is an extra of ours."""
-
-OURS = frozenset({"s3", "s3a", "gs", "gcs", "http", "https", "pvc"})
+OURS = frozenset({"s3", "s3a", "gs", "gcs", "http", "https", "pvc", "hf", "abfs", "abfss", "az"})
 """Schemes with a provider of our own, under any name: a second way in would have other rules."""
 
 REFUSED = frozenset(
@@ -33,8 +29,8 @@ REFUSED = frozenset(
 """Schemes that never name a model in storage, whatever is installed (faults X1, X4)."""
 
 _VERSIONS = (
-    "version_id", "versionId", "generation", "ETag", "etag", "e_tag", "eTag", "blob_id", "sha", "sha256",
-    "xet_hash", "checksum", "md5", "md5Hash", "content_md5", "content_hash",
+    "version_id", "versionId", "generation", "ETag", "etag", "e_tag", "eTag", "sha", "sha256",
+    "checksum", "md5", "md5Hash", "content_md5", "content_hash",
 )  # fmt: skip
 _TIMES = (
     "mtime", "LastModified", "last_modified", "modificationTime", "modified", "updated", "last_updated",
@@ -71,40 +67,12 @@ def checked_scheme(uri: str) -> str:
     return scheme
 
 
-def native_uri(uri: str) -> str:
-    """Return the URI as the filesystem spells it: KServe's `hf://owner/model:revision` has an @ there."""
-    match = re.fullmatch(r"hf://([^/@:]+)/([^/@:]+):([^:]+?)/?", uri, re.IGNORECASE)
-    return f"hf://{match[1]}/{match[2]}@{quote(match[3], safe='')}" if match else uri
-
-
 def base_of(uri: str) -> str:
     """Return what names the filesystem and folder, with a digest in place of what must not be shown."""
     shown = redacted(uri).rstrip("/")
     if shown == uri.rstrip("/"):
         return shown
     return f"{shown}?sha256={hashlib.sha256(uri.encode()).hexdigest()[:32]}"
-
-
-def storage_options(scheme: str, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return the credentials that the environment gives under KServe's names, for the schemes we know."""
-    wanted: dict[str, tuple[str, ...]] = {}
-    if scheme == "hf":
-        wanted = {"token": ("HF_TOKEN",), "endpoint": ("HF_ENDPOINT",)}
-    elif scheme in {"abfs", "abfss", "az"}:
-        wanted = {
-            "account_name": ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_ACCOUNT_NAME"),
-            "account_host": ("AZURE_STORAGE_ACCOUNT_HOST",),
-            "account_key": ("AZURE_STORAGE_ACCESS_KEY", "AZURE_STORAGE_ACCOUNT_KEY"),
-            "connection_string": ("AZURE_STORAGE_CONNECTION_STRING",),
-            "sas_token": ("AZURE_STORAGE_SAS_TOKEN",),
-            "client_id": ("AZURE_CLIENT_ID", "AZ_CLIENT_ID"),
-            "client_secret": ("AZURE_CLIENT_SECRET", "AZ_CLIENT_SECRET"),
-            "tenant_id": ("AZURE_TENANT_ID", "AZ_TENANT_ID"),
-        }
-    found = {
-        option: next((environ[n] for n in names if environ.get(n)), None) for option, names in wanted.items()
-    }
-    return {option: value for option, value in found.items() if value}
 
 
 def validator_of(info: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -122,13 +90,8 @@ def validator_of(info: Mapping[str, Any]) -> tuple[str, str] | None:
 def checksums_of(info: Mapping[str, Any]) -> dict[str, str]:
     """Return the checksums of the whole file, as `RemoteObject.checksums`."""
     found = {}
-    large = info.get("lfs")
-    candidates = {
-        "sha256": large.get("sha256") if isinstance(large, Mapping) else getattr(large, "sha256", None),
-        "md5": _text((info.get("content_settings") or {}).get("content_md5")),
-    }
     for name, length in (("sha256", 64), ("md5", 32)):
-        value = candidates[name] or _text(info.get(name))
+        value = _text(info.get(name))
         if value and re.fullmatch(rf"[0-9a-fA-F]{{{length}}}", value):
             found[name] = value.lower()
     return found

@@ -1,4 +1,4 @@
-"""Any other scheme (`hf://`, `abfs://`, `webhdfs://`, …) by its fsspec filesystem.
+"""Any other scheme (`webhdfs://`, `sftp://`, …) by its fsspec filesystem.
 
 The library only lists and reads ranges; the loops, the checks and what counts as unchanged are ours.
 What lies behind fsspec raises whatever it likes, in words that may hold a token: it is translated here by
@@ -27,13 +27,10 @@ from agent.storage.answers import status_error
 from agent.storage.base import Listing, ReaderSource, RemoteObject
 from agent.storage.dialling import judged
 from agent.storage.fsspec_files import (
-    EXTRAS,
     base_of,
     checked_scheme,
     checksums_of,
-    native_uri,
     size_of,
-    storage_options,
     validator_of,
 )
 
@@ -59,19 +56,14 @@ class _Mounted:
 class FsspecProvider:
     """Files and folders of the filesystems that fsspec knows and whose package is installed.
 
-    *environ* holds their credentials. Chains of filesystems, local ones and those of our own providers
-    are refused. Where the filesystem tells no version, digest or time, a file is not pinned. *policy* is
-    asked of each address that a library connects to for a URI whose author chooses the host.
+    Their credentials are their own business. Chains of filesystems, local ones and those of our own
+    providers are refused. Where the filesystem tells no version, digest or time, a file is not pinned.
+    *policy* is asked of each address that a library connects to.
     """
 
     def __init__(
-        self,
-        environ: Mapping[str, str],
-        *,
-        policy: AddressPolicy = permit_all,
-        patience_seconds: float = PATIENCE_SECONDS,
+        self, *, policy: AddressPolicy = permit_all, patience_seconds: float = PATIENCE_SECONDS
     ) -> None:
-        self._environ = environ
         self._policy = policy
         self._patience_seconds = patience_seconds
         self._threads = Daemons("fsspec", limit=4)
@@ -85,7 +77,7 @@ class FsspecProvider:
     async def resolve(self, uri: str) -> Listing:
         """List the file or folder, on a thread."""
         scheme = checked_scheme(uri)
-        mounted = await self._mounted_at(scheme, native_uri(uri))
+        mounted = await self._bounded(scheme, _mount, scheme, uri, self._policy)
         listing = await self._bounded(scheme, _listing, mounted)
         self._remember(mounted)
         return listing
@@ -100,7 +92,7 @@ class FsspecProvider:
                     Reason.SNAPSHOT_CHANGED, f"{base.partition('?')[0]} must be listed again"
                 )
             scheme = checked_scheme(base)
-            mounted = await self._mounted_at(scheme, base)
+            mounted = await self._bounded(scheme, _mount, scheme, base, self._policy)
             self._remember(mounted)
         return ReaderSource(
             read=partial(_read, mounted, path, obj.size),
@@ -111,12 +103,6 @@ class FsspecProvider:
         """Let the threads go."""
         self._threads.close()
         self._mounted.clear()
-
-    async def _mounted_at(self, scheme: str, uri: str) -> _Mounted:
-        policy = (
-            permit_all if scheme in EXTRAS else self._policy
-        )  # their hosts are Hugging Face's and Azure's
-        return await self._bounded(scheme, _mount, scheme, uri, self._environ, policy)
 
     async def _bounded(self, scheme: str, work: Callable[..., T], *args: object) -> T:
         """Run *work* on a thread; one that does not come back is left behind (fault S21)."""
@@ -138,7 +124,7 @@ class FsspecProvider:
             self._mounted.popitem(last=False)
 
 
-def _mount(scheme: str, uri: str, environ: Mapping[str, str], policy: AddressPolicy) -> _Mounted:
+def _mount(scheme: str, uri: str, policy: AddressPolicy) -> _Mounted:
     import fsspec  # noqa: PLC0415 - 15 MiB, for these schemes only
 
     library: Any = fsspec
@@ -148,12 +134,11 @@ def _mount(scheme: str, uri: str, environ: Mapping[str, str], policy: AddressPol
     except ImportError:
         raise _missing(scheme) from None
     except ValueError:
-        raise _missing(scheme) if scheme in EXTRAS else _unsupported(scheme) from None
+        raise _unsupported(scheme) from None
     if getattr(kind, "local_file", False):
         raise _unsupported(scheme)
     with _calling(base, policy):
-        options = {**kind._get_kwargs_from_urls(uri), **storage_options(scheme, environ)}  # noqa: SLF001 - fsspec's own way to read user and host off a URL
-        files = _constructed(scheme, kind, options)
+        files = _constructed(scheme, kind, kind._get_kwargs_from_urls(uri))  # noqa: SLF001 - fsspec's own way to read user and host off a URL
         root = str(kind._strip_protocol(uri)).rstrip("/")  # noqa: SLF001 - as url_to_fs does
         return _Mounted(scheme, base, files, root, policy)
 
@@ -171,15 +156,14 @@ def _constructed(scheme: str, kind: Callable[..., Any], options: Mapping[str, An
 
 
 def _missing(scheme: str) -> TerminalError:
-    extra = EXTRAS.get(scheme)
-    what = f"pip install 'model-agent[{extra}]'" if extra else f"install fsspec's package for {scheme}"
     return TerminalError(
-        Reason.MISSING_DEPENDENCY, f"{scheme}:// needs a package that is not installed: {what}"
+        Reason.MISSING_DEPENDENCY,
+        f"{scheme}:// needs a package that is not installed: install fsspec's package for {scheme}",
     )
 
 
 def _unsupported(scheme: str) -> TerminalError:
-    known = ", ".join(sorted({*BUILT_IN_SCHEMES, *EXTRAS}))
+    known = ", ".join(sorted(BUILT_IN_SCHEMES))
     return TerminalError(
         Reason.UNSUPPORTED_SCHEME,
         f"{scheme}:// is not supported; supported are {known}, and what an installed fsspec package adds",

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from agent.core import uri as uris
 from agent.core.initializer import InitializerError, effective
 from agent.core.sources import SourceError, notes, source_of
-from agent.storage.fsspec_files import storage_options
+from agent.storage.azure_uri import account_of, place_of
 
 PLAIN = ["s3://b/m", "gs://b/m", "https://h/m.zip", "file:///m", "/mnt/pvc/m", "hf://o/m", "webhdfs://h:1/m"]
 
@@ -73,12 +73,10 @@ def test_any_text_is_asked_or_refused(uri):
     assert uris.scheme_of(found.uri) == uris.scheme_of(uri) or found.uri.startswith("abfs://")
 
 
-def test_what_an_azure_url_says_is_what_azures_package_is_told():
+def test_what_an_azure_url_says_is_the_account_that_is_asked():
     found = source_of(
         "https://acc1.z2.blob.storage.azure.net/models/a?sig=x", {"AZURE_ACCOUNT_NAME": "other"}, azure=True
     )
-    assert storage_options("abfs", found.environ) == {
-        "account_name": "acc1",
-        "account_host": "acc1.z2.blob.storage.azure.net",
-        "sas_token": "sig=x",
-    }
+    account = account_of(found.environ, place_of(found.uri))
+    assert (account.url, account.sas) == ("https://acc1.z2.blob.storage.azure.net", "sig=x")
+    assert not account.judged

@@ -125,15 +125,23 @@ AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1
 
 
 @contextlib.contextmanager
-def azurite(folder: Path) -> Iterator[str]:
-    """Run Azurite's blob service; yields the connection string of its one account."""
+def azurite(folder: Path, *, https: bool = False) -> Iterator[str]:
+    """Run Azurite's blob service; yields the connection string of its one account.
+
+    With *https* it is under a CA of its own, `ca.pem` in the folder, and takes bearer tokens.
+    """
     (port,) = free_ports(1)
     command = [binary("azurite", "azurite-blob"), "--blobHost", "127.0.0.1", "--blobPort", str(port)]
     command += ["--location", str(folder), "--silent", "--skipApiVersionCheck", "--disableTelemetry"]
-    endpoint = f"http://127.0.0.1:{port}/devstoreaccount1"
-    with _running(command, folder, functools.partial(_answer, endpoint)):
+    scheme, ready = "http", functools.partial(_answer, f"http://127.0.0.1:{port}/devstoreaccount1")
+    if https:
+        _certificates(folder)
+        command += ["--oauth", "basic", "--cert", str(folder / "s3.crt"), "--key", str(folder / "s3.key")]
+        scheme, ready = "https", functools.partial(_listens, port)
+    with _running(command, folder, ready):
         account = f"AccountName=devstoreaccount1;AccountKey={AZURITE_KEY}"
-        yield f"DefaultEndpointsProtocol=http;{account};BlobEndpoint={endpoint};"
+        endpoint = f"{scheme}://127.0.0.1:{port}/devstoreaccount1"
+        yield f"DefaultEndpointsProtocol={scheme};{account};BlobEndpoint={endpoint};"
 
 
 @contextlib.contextmanager
@@ -167,6 +175,12 @@ def _answers(url: str) -> bool:
         return False
     finally:
         connection.close()
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+    return False
 
 
 def _admin(keys: Keys) -> dict[str, object]:

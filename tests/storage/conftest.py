@@ -29,6 +29,13 @@ def moto(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def azurite(tmp_path_factory):
+    """The connection string of Azurite's one account."""
+    with objectstores.azurite(tmp_path_factory.mktemp("azurite")) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
 def admin(seaweedfs):
     """A boto3 client that may write."""
     import boto3  # noqa: PLC0415 - slow to import, and few tests need it

@@ -10,7 +10,9 @@ from aiohttp.test_utils import TestServer
 
 from agent.artifacts.fetch import carrying
 from agent.core.errors import TerminalError
+from agent.storage.azure import AzureProvider
 from agent.storage.gs import GsProvider
+from agent.storage.hf import HfProvider
 from agent.storage.http import HttpProvider
 from agent.telemetry.traces import outgoing, within
 from tests.contracts.reading import read_source
@@ -45,7 +47,7 @@ async def asked(provider, uri, heads, root):
     return [head.get("traceparent") for head in heads]
 
 
-@pytest.mark.parametrize("scheme", ["s3", "gs", "http"])
+@pytest.mark.parametrize("scheme", ["s3", "gs", "http", "hf", "azure"])
 async def test_a_listing_is_a_part_of_its_trace(scheme, refusing, root, connect_s3):
     url, heads = refusing
     match scheme:
@@ -54,6 +56,11 @@ async def test_a_listing_is_a_part_of_its_trace(scheme, refusing, root, connect_
             provider, uri = connect_s3(environ | {"AWS_REGION": "eu-west-1"}), "s3://bucket/m"
         case "gs":
             provider, uri = GsProvider({"STORAGE_EMULATOR_HOST": url}), "gs://bucket/m"
+        case "hf":
+            provider, uri = HfProvider({"HF_ENDPOINT": url}), "hf://owner/model"
+        case "azure":
+            connection = f"AccountName=a;AccountKey=aaaa;BlobEndpoint={url}"
+            provider, uri = AzureProvider({"AZURE_STORAGE_CONNECTION_STRING": connection}), "abfs://c/m"
         case _:
             provider, uri = HttpProvider({}), f"{url}/m"
     told = await asked(provider, uri, heads, root)

@@ -178,7 +178,7 @@ async def refused(provider, uri):
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[0:0:0:0:0:ffff:7f00:1]", "2130706433", "0"])
 async def test_no_library_lists_at_a_refused_address_however_it_is_written(host):
     with door() as (port, came):
-        await refused(FsspecProvider({}, policy=POD), f"webhdfs://{host}:{port}/m")
+        await refused(FsspecProvider(policy=POD), f"webhdfs://{host}:{port}/m")
         assert came() == 0
 
 
@@ -198,7 +198,7 @@ async def test_a_redirect_to_a_refused_address_is_not_followed_by_a_library_that
     with door("127.0.0.2") as (port, came):
         async with Origin().serving() as origin:
             origin.scripts["/webhdfs/v1/m"] = redirecting_reads(f"http://127.0.0.2:{port}/secret")
-            provider = FsspecProvider({}, policy=OTHER)
+            provider = FsspecProvider(policy=OTHER)
             listing = await provider.resolve(f"webhdfs://127.0.0.1:{origin.port}/m")
             source = await provider.source(listing.objects[0])
             with pytest.raises(TerminalError) as caught:
@@ -235,7 +235,7 @@ async def test_a_library_on_the_loop_of_all_libraries_is_judged_call_by_call():
     async with Origin().serving() as origin:
         origin.put("/", b"7")
         Asking.port = origin.port
-        free, held = FsspecProvider({}), FsspecProvider({}, policy=POD)
+        free, held = FsspecProvider(), FsspecProvider(policy=POD)
         for _ in range(2):
             assert (await free.resolve("asking://m/x")).objects[0].size == 7
             with pytest.raises(AgentError) as caught:

@@ -23,8 +23,9 @@ from agent.artifacts.progress import Progress
 from agent.artifacts.store import Store
 from agent.core.errors import AgentError
 from agent.core.reasons import Reason
-from agent.storage.fsspec_provider import FsspecProvider
+from agent.storage.azure import AzureProvider
 from agent.storage.gs import GsProvider
+from agent.storage.hf import HfProvider
 from agent.storage.http import HttpProvider
 from agent.storage.s3 import S3Provider
 from tests.fakes.faulty_origin import FaultyOrigin
@@ -47,11 +48,11 @@ async def stack():
         yield stack
 
 
-@pytest.fixture(params=["s3", "s3 with checksums", "gs", "https", "hf"])
+@pytest.fixture(params=["s3", "s3 with checksums", "gs", "https", "hf", "azure"])
 async def make(request, stack, tmp_path) -> Make:
     """Makes models of one scheme, behind one relay and read by one provider; hf has one of each a model."""
-    maker = {"s3": s3, "s3 with checksums": s3, "gs": gs, "https": https, "hf": hf}[request.param]
-    return await maker(request, stack, tmp_path)
+    maker = {"s3": s3, "s3 with checksums": s3, "gs": gs, "https": https, "hf": hf, "azure": azure}
+    return await maker[request.param](request, stack, tmp_path)
 
 
 async def s3(request, stack, tmp_path):
@@ -133,15 +134,46 @@ async def https(request, stack, tmp_path):
 
 
 async def hf(request, stack, tmp_path):
+    """The relay is where the hub's redirects lead, as large files never come from the hub itself."""
     hubs = [await stack.enter_async_context(Hub().serving()) for _ in range(len(TROUBLES) + 2)]
 
     def make():
         hub = hubs.pop()
-        reads = lambda asked: "hub" if "/resolve/" in asked.path else None  # noqa: E731
-        relay = stack.enter_context(FaultyRelay(f"http://127.0.0.1:{hub.port}", reads))
-        provider = FsspecProvider({"HF_ENDPOINT": relay.url})
+        reads = lambda asked: "hub"  # noqa: E731
+        relay = stack.enter_context(FaultyRelay(f"http://127.0.0.1:{hub.bridge.port}", reads))
+        hub.away = relay.url
+        provider = HfProvider({"HF_ENDPOINT": f"http://127.0.0.1:{hub.port}"})
         stack.push_async_callback(provider.close)
         return Place("hf://owner/model", "hub", relay, provider, hub.put, hub.files.pop, checked=True)
+
+    return make
+
+
+async def azure(request, stack, tmp_path):
+    from azure.storage.blob import BlobServiceClient  # noqa: PLC0415 - slow to import, for few tests
+
+    connection = request.getfixturevalue("azurite")
+    account, _, endpoint = connection.partition("BlobEndpoint=")
+    upstream, _, path = endpoint.rstrip(";").rpartition("/")
+    reads = lambda asked: asked.path.split("/")[2] if "comp=list" not in asked.target else None  # noqa: E731
+    relay = stack.enter_context(FaultyRelay(upstream, reads))
+    through = f"{account}BlobEndpoint={relay.url}/{path};"
+    provider = AzureProvider({"AZURE_STORAGE_CONNECTION_STRING": through})
+    stack.push_async_callback(provider.close)
+    service = stack.enter_context(BlobServiceClient.from_connection_string(connection))
+
+    def make():
+        name = f"matrix{next(NUMBERS)}"
+        container = service.create_container(name)
+        return Place(
+            f"abfs://{name}",
+            name,
+            relay,
+            provider,
+            lambda path, body: container.upload_blob(path, body, overwrite=True),
+            container.delete_blob,
+            checked=True,
+        )
 
     return make
 
