@@ -225,9 +225,9 @@ class FaultyOrigin:
         end = min([*ends, len(body)])
         for at in range(0, end, fault.drip or _SLICE):
             piece = memoryview(body)[at : min(at + (fault.drip or _SLICE), end)]
-            connection.sendall(b"%x\r\n%s\r\n" % (len(piece), bytes(piece)) if fault.chunked else piece)
             with self._lock:
-                self.sent_bytes += len(piece)
+                self.sent_bytes += len(piece)  # first: who has the last bytes may look at once
+            connection.sendall(b"%x\r\n%s\r\n" % (len(piece), bytes(piece)) if fault.chunked else piece)
             if fault.drip and self._stopped.wait(1):
                 return False
         if fault.stall is not None:
