@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.e2e.rig import Rig, started
-from tests.faults.test_slow_disk import slowed
+from tests.faults.tampered import CHANGES, tampered
 
 NAMES = [f"m{number}" for number in range(6)]
 LONGEST_SECONDS = 0.8  # a moment is drawn from here: by then what the document asks for is done
@@ -84,7 +84,7 @@ async def awake(folder: Path, seconds: float) -> None:
             rig.put("one", b"1" * 100_000)
             rig.want(a="one")
             await rig.settled("a")
-            with slowed(rig.agent.pid):
+            with tampered(rig.agent.pid, CHANGES, "delay_enter=400000"):
                 rig.want(a="one", b="one", c="one", hangs="s3://bucket/model")
                 took = await _asked_for(rig, seconds)
     say(f"awake: /healthz while disk and library stall, {len(took)} times: {tail(took)}")

@@ -1,7 +1,6 @@
-"""Faults S21, D8: a library that never returns costs its models only. Probes answer, others load, it ends."""
+"""Fault S21: a library that never returns costs its models only. Probes answer, others load, it ends."""
 
 import asyncio
-import time
 
 from tests.e2e.agent_process import ROOT
 from tests.e2e.rig import started
@@ -43,13 +42,8 @@ async def test_a_library_that_never_returns_keeps_no_probe_and_no_other_model_wa
         await rig.agent.wait(lambda status: [m["phase"] for m in status["models"]].count("Downloading") >= 5)
         rig.want(good="good", **hanging)
         waiting = asyncio.create_task(rig.agent.wait(lambda status: "good" in status.done))
-        seconds = []
-        while not waiting.done() or len(seconds) < 20:
-            began = time.monotonic()
-            assert await rig.agent.get("/healthz") == (200, "ok\n")
-            seconds.append(time.monotonic() - began)
-            await asyncio.sleep(0.01)
+        while not waiting.done():
+            assert await rig.agent.get("/healthz") == (200, "ok\n")  # while calls hang that never return
         await waiting
-        assert sorted(seconds)[len(seconds) // 2] < 0.1
         code, took = await rig.agent.terminate()
         assert (code, took < 2) == (0, True)

@@ -47,6 +47,7 @@ async def test_probes_answer_within_a_second_on_a_twentieth_of_a_cpu_and_work_go
                 assert await rig.agent.get("/healthz") == (200, "ok\n")
                 seconds.append(time.monotonic() - began)
             await rig.serves("a", "2" * len(await rig.served("a")), seconds=60)
+        # The kubelet waits a second for a probe by default: the outcome that the catalogue asks for.
         assert sorted(seconds)[len(seconds) // 2] < 1
         await rig.settled("a")
         assert await rig.loads() == 2
