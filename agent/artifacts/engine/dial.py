@@ -18,6 +18,7 @@ from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from agent.artifacts.engine.hosts import Lookup, ask_system
 from agent.artifacts.engine.http1 import MAX_HEAD_BYTES, Head, ProtocolError, parse_head, request
 from agent.artifacts.engine.wire import PlainWire, TlsWire, Wire
 from agent.artifacts.neterrors import network_error
@@ -103,8 +104,10 @@ def request_of(source: HttpSource, span: tuple[int, int] | None) -> bytes:
     return request(target, headers)
 
 
-def dial(route: Route, policy: AddressPolicy = permit_all) -> Wire:
+def dial(route: Route, policy: AddressPolicy = permit_all, lookup: Lookup = ask_system) -> Wire:
     """Connect, but to no address that *policy* refuses; a proxy's own address is the operator's choice.
+
+    *lookup* finds addresses by name, and has a bound of its own on how long it takes.
 
     Raises RetryableError or TerminalError that name the host and nothing secret.
     """
@@ -115,7 +118,8 @@ def dial(route: Route, policy: AddressPolicy = permit_all) -> Wire:
         if proxy is not None and proxy.scheme != "http":
             raise TerminalError(Reason.STORAGE_ERROR, f"{place}: only http:// proxies are spoken to")
         asked = policy if route.judged and not hop else permit_all
-        sock = _connect(*(hop or (route.host, route.port)), asked)
+        host, port = hop or (route.host, route.port)
+        sock = _connect(_permitted(host, _found(host, port, lookup, place), asked))
         try:
             if route.proxy and route.secure:
                 _tunnel(sock, route)
@@ -135,8 +139,15 @@ def dial(route: Route, policy: AddressPolicy = permit_all) -> Wire:
         raise RetryableError(Reason.STORAGE_UNAVAILABLE, f"{place}: {error}") from error
 
 
-def _connect(host: str, port: int, policy: AddressPolicy) -> socket.socket:
-    found = _permitted(host, socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), policy)
+def _found(host: str, port: int, lookup: Lookup, place: str) -> list[Any]:
+    try:
+        return lookup(host, port)
+    except TimeoutError as error:
+        message = f"{place}: the name was not resolved in time; check the DNS of this pod"
+        raise RetryableError(Reason.STORAGE_TIMEOUT, message) from error
+
+
+def _connect(found: list[Any]) -> socket.socket:
     six = [each for each in found if each[0] == socket.AF_INET6]
     four = [each for each in found if each[0] == socket.AF_INET]
     waiting = [each for each in chain.from_iterable(zip_longest(six, four)) if each]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from agent.artifacts.engine.crew import OrderCrew, Tools
 from agent.artifacts.engine.dial import dial
 from agent.artifacts.engine.exchange import Connection
+from agent.artifacts.engine.hosts import Hosts
 from agent.artifacts.engine.journal import boot_id
 from agent.artifacts.engine.lane import EpollLane
 from agent.artifacts.engine.local import LocalMoves
@@ -40,6 +41,7 @@ class Engine:
     ) -> None:
         self._settings = settings or EngineSettings()
         self._threads = Threads("engine")
+        hosts = Hosts()
         limit = self._settings.bandwidth_limit
         self._throttle = Throttle(limit, time.monotonic) if limit else None
         self._lanes: list[EpollLane] = []
@@ -50,7 +52,7 @@ class Engine:
             self._settings,
             start_thread=self._threads.start,
             pick_lane=self._lane,
-            connect=lambda route: dial(route, policy),
+            connect=lambda route: dial(route, policy, hosts.addresses),
             crashed=self._crashed,
             clock=time.monotonic,
         )
