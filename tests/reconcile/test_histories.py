@@ -288,12 +288,16 @@ class Histories(RuleBasedStateMachine):
 
     def held(self):
         """What serves, and the room for its next revision, unless that was refused or never fits."""
-        world, refused = self.world, self.world.bad_revisions | self.world.poison
+        world = self.world
+        refused = {
+            name
+            for name in world.wanted
+            if self.board.models[name].reason in {Reason.LOAD_REJECTED, Reason.SERVER_CRASHED}
+        }
         next_ones = {
             name: spec.memory_bytes
             for name, spec in world.wanted.items()
-            if world.content[spec.storage_uri] not in refused
-            and (world.budget_bytes is None or spec.memory_bytes <= world.budget_bytes)
+            if name not in refused and (world.budget_bytes is None or spec.memory_bytes <= world.budget_bytes)
         }
         return sum(max(world._weight(name), next_ones.get(name, 0)) for name in world.loaded)
 
