@@ -1,12 +1,14 @@
 """Flags and environment: read once, alike, and every fault told together."""
 
 from contextlib import suppress
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.flagvalues import duration
+from agent.core.reach import Denied
 from agent.settings import (
     FLAGS,
     KSERVE_IGNORED,
@@ -39,6 +41,12 @@ def test_kserves_own_arguments_are_understood_as_its_injector_writes_them():
     assert settings.enable_puller
     assert (settings.status_host, settings.component_port) == ("0.0.0.0", 8080)
     assert settings.ignored == ("--log-mode", "--logger-tls-skip-verify")
+
+
+def test_the_status_port_is_on_loopback_and_metadata_is_denied_unless_told_otherwise():
+    settings = read_settings([], {})
+    assert settings.status_host == "127.0.0.1"
+    assert Denied(settings.deny_address)(ip_address("169.254.169.254"))
 
 
 @pytest.mark.parametrize("name", KSERVE_IGNORED)

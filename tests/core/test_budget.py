@@ -36,6 +36,15 @@ def test_the_order_given_decides_nothing(needs, budget, shuffler):
 
 
 @given(NEEDS, BUDGET)
+def test_residents_beyond_a_smaller_budget_are_over_committed_and_nobody_else_is(needs, budget):
+    refused, held = admit(needs, budget), 0
+    for rank, name, need in sorted(needs):
+        over = rank is Rank.RESIDENT and need > max(0, budget - held)
+        assert (name in refused and refused[name].reason is Reason.OVER_COMMITTED) == over
+        held += need
+
+
+@given(NEEDS, BUDGET)
 def test_only_one_larger_than_everything_can_never_be_loaded(needs, budget):
     for shortage in admit(needs, budget).values():
         assert (shortage.reason is Reason.EXCEEDS_MEMORY_BUDGET) <= (shortage.need_bytes > budget)

@@ -141,6 +141,7 @@ async def test_an_empty_list_is_legal_and_unloads_everything(tmp_path):
         await rig.settled()
         assert (await rig.stats())["models"] == []
         assert rig.directories() == set()
+        assert "models=0  added=0  removed=2" in rig.agent.said()
 
 
 async def test_a_thousand_small_models(tmp_path):

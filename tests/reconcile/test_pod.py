@@ -48,6 +48,9 @@ class ScriptedServer:
         self.holds[name] = (self.model_dir / name / "model").read_bytes()
 
     async def unload(self, name: ModelName) -> None:
+        self.meanwhile()
+        if self.fault is not None:
+            raise self.fault
         self.holds.pop(name, None)
 
     def layout(
@@ -161,6 +164,19 @@ async def test_an_unload_takes_the_folder_and_the_word_away_and_one_aside_keeps_
     await pod.perform(load)
     await pod.perform(Unload(A, 1))
     assert (standing(store), dict(store.told()), server.holds) == (None, {}, {})
+
+
+async def test_a_folder_stands_until_the_server_has_confirmed_that_it_let_go(pod, store, server):
+    await pod.perform(a_load(store, b"one"))
+    stood = []
+    server.meanwhile = lambda: stood.append(standing(store))
+    server.fault = RetryableError(Reason.UNLOAD_FAILED, "still holds a")
+    with pytest.raises(RetryableError):
+        await pod.perform(Unload(A, 1))
+    assert (stood, standing(store)) == ([b"one"], b"one")
+    server.fault = None
+    await pod.perform(Unload(A, 1))
+    assert (stood, standing(store)) == ([b"one", b"one"], None)
 
 
 async def test_a_folder_that_somebody_removed_is_published_again_with_no_load(pod, store, server):

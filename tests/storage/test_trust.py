@@ -8,6 +8,7 @@ import trustme
 
 from agent.core.errors import TerminalError
 from agent.core.reasons import Reason
+from agent.storage.gs import GsProvider
 from agent.storage.proxies import Proxies
 from agent.storage.s3_client import S3Client
 from agent.storage.s3_settings import s3_settings
@@ -68,6 +69,17 @@ async def test_s3_shows_it_too_for_lists_and_for_bytes(origin, authority, tmp_pa
     with pytest.raises(TerminalError) as caught:
         await asyncio.to_thread(client.head, "bucket", "none")
     assert caught.value.reason is Reason.NOT_FOUND  # it was let in
+
+
+async def test_gs_trusts_the_bundle_and_shows_the_certificate_too(origin, authority, tmp_path):
+    environ = environ_of(authority, tmp_path, one_file=False) | {"STORAGE_EMULATOR_HOST": origin.url}
+    nothing = {"STORAGE_EMULATOR_HOST": origin.url}
+    for given, reason in ((environ, Reason.NOT_FOUND), (nothing, Reason.TLS_ERROR)):
+        provider = GsProvider(given)
+        with pytest.raises(TerminalError) as caught:
+            await provider.resolve("gs://bucket/none")
+        await provider.close()
+        assert caught.value.reason is reason
 
 
 async def test_a_certificate_that_was_renewed_is_taken_up(origin, authority, tmp_path):

@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from agent.core.reasons import Reason
 from agent.telemetry.logs import JsonFormatter, LineHandler, Repeats, TextFormatter, configure, in_a_thread
+from agent.web.render import instant
 
 
 class Terminal(io.StringIO):
@@ -54,6 +56,24 @@ def test_json_lines_have_the_stable_fields_first_and_then_the_extra_ones():
         "bytes": 3,
         "message": "no such key",
     }
+
+
+@pytest.mark.parametrize("zone", ["Asia/Kolkata", "America/New_York", "Australia/Lord_Howe"])
+def test_times_are_utc_in_any_zone_and_through_its_summer_time(zone, monkeypatch):
+    entry = record()
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        for entry.created, said in (
+            (0.0, "1970-01-01T00:00:00.000Z"),
+            (1793509200.25, "2026-11-01T05:00:00.250Z"),
+            (1793512800.25, "2026-11-01T06:00:00.250Z"),  # the hour that New York has twice
+        ):
+            assert json.loads(JsonFormatter().format(entry))["ts"] == said
+            assert instant(entry.created) == said
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_terminal_gets_colours_unless_they_are_not_wanted():

@@ -104,7 +104,7 @@ async def test_a_rotated_token_counts_at_once_and_a_missing_one_lets_nobody_in(c
                 assert answer.status == status, content
 
 
-async def test_a_thousand_connections_that_say_nothing_keep_no_probe_out(client):
+async def test_connections_that_say_nothing_keep_no_probe_out_however_many_they_are(client):
     async with serving(limits=DoorLimits(connections=20, head_seconds=60)) as url:
         hoard = [await asyncio.open_connection("127.0.0.1", port_of(url)) for _ in range(200)]
         async with client.get(url + "/healthz") as answer:
