@@ -1,7 +1,7 @@
 """An object that is an archive: its members become the revision's files, and it goes once they are safe.
 
-Bytes that are refused and that nothing proves may have been changed on their way: they are thrown away and
-fetched once more, and believed when the same come again.
+Bytes that are refused and that nothing proves may have been changed on their way: they are thrown away, and
+fetched once more at once, until the same come twice.
 """
 
 from collections import OrderedDict
@@ -46,20 +46,21 @@ class Archives:
         try:
             return await self._members(entry, identity, media_type)
         except TerminalError as error:
-            if error.reason is not Reason.ARCHIVE_REFUSED or proved or not self._news(entry, identity):
+            if error.reason is not Reason.ARCHIVE_REFUSED or proved:
                 raise
             await self._threads.run(partial(self._store.discard, entry.blob))
+            if self._came_again(entry, identity):
+                raise
             words = "nothing proves that these are the bytes in storage, so they are fetched once more"
             raise RetryableError(error.reason, f"{error.message}; {words}") from error
 
-    def _news(self, archive: Entry, identity: str) -> bool:
-        """Whether these bytes are refused for the first time; what lies there since then says no checksum."""
-        known = identity in self._refused and archive.checksum in {None, self._refused[identity]}
-        if not known:
-            self._refused[identity] = archive.checksum
-            while len(self._refused) > MOST_REFUSED:
-                self._refused.popitem(last=False)
-        return not known
+    def _came_again(self, archive: Entry, identity: str) -> bool:
+        """Whether the same bytes were refused before under this identity; remembers these."""
+        again = archive.checksum is not None and self._refused.pop(identity, None) == archive.checksum
+        self._refused[identity] = archive.checksum
+        while len(self._refused) > MOST_REFUSED:
+            self._refused.popitem(last=False)
+        return again
 
     async def _members(self, entry: Entry, identity: str, media_type: str | None) -> tuple[Entry, ...] | None:
         kind = await self._threads.run(partial(self._kind, entry, media_type))

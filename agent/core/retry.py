@@ -29,8 +29,8 @@ HoldKey = tuple[Step, ModelName, str]
 class Hold:
     """A failure and the time of the next try.
 
-    `failures`  how many in a row, of any kind; `refusals` and `crashes` how many of them were the server's
-                no, and how many took it down. Neither is forgotten before the step succeeds.
+    `failures`  how many in a row, of any kind; `refusals` and `crashes` how many of them were a no to the
+                bytes, and how many took the server down. Neither is forgotten before the step succeeds.
     `relist`    the storage is listed again before that try: new bytes may mend what was refused.
     """
 
@@ -107,9 +107,10 @@ def _hold(before: Hold | None, outcome: Failed, now: float, policy: BackoffPolic
     load = isinstance(outcome.action, Load)
     failures = (before.failures if before else 0) + 1
     crashes = (before.crashes if before else 0) + (outcome.reason is Reason.SERVER_CRASHED)
-    refusals = (before.refusals if before else 0) + (load and outcome.terminal)
+    refused = outcome.terminal and (load or outcome.reason is Reason.ARCHIVE_REFUSED)  # a try moves bytes
+    refusals = (before.refusals if before else 0) + refused
     quarantined = load and crashes >= policy.crashes_before_quarantine
-    if quarantined or (load and outcome.terminal):
+    if quarantined or refused:
         beyond = max(refusals - 1, crashes - policy.crashes_before_quarantine)
         delay = min(policy.refused_cap_seconds, policy.terminal_seconds * 2.0 ** min(beyond, 30))
     elif outcome.terminal:

@@ -372,14 +372,25 @@ async def refusal(fetcher, uri):
     return type(caught.value)
 
 
-async def test_an_archive_that_is_refused_leaves_no_revision_and_is_fetched_twice_at_most(
+async def test_an_archive_that_is_refused_leaves_nothing_and_is_fetched_once_more_at_once(
     fetcher, origin, store
 ):
     origin.put("/m.zip", zipped({"../evil": b"x"}))
-    refusals = [await refusal(fetcher, f"{origin.url}/m.zip") for _ in range(4)]
-    assert refusals == [RetryableError, TerminalError, TerminalError, TerminalError]
-    assert len(origin.requests("/m.zip")) == 2
-    assert store.revisions() == {}
+    refusals = [await refusal(fetcher, f"{origin.url}/m.zip") for _ in range(3)]
+    assert refusals == [RetryableError, TerminalError, TerminalError]
+    assert len(origin.requests("/m.zip")) == 3
+    assert (store.revisions(), store.used_bytes()) == ({}, 0)
+
+
+async def test_an_archive_that_a_cache_kept_damaged_for_a_while_is_fetched_when_it_is_tried_again(
+    fetcher, origin, store
+):
+    origin.put("/m.tar.gz", gzip.compress(tar(member(b"a.bin", CONTENT)), mtime=0))
+    uri = f"{origin.url}/m.tar.gz"
+    origin.every = Fault(flip=1)
+    assert [await refusal(fetcher, uri) for _ in range(2)] == [RetryableError, TerminalError]
+    origin.every = HONEST
+    assert files(store, await fetch(fetcher, uri)) == {"a.bin": CONTENT}
 
 
 async def test_an_archive_that_was_changed_on_its_way_each_time_is_fetched_until_it_is_whole(

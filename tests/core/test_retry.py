@@ -52,6 +52,12 @@ def test_a_refused_load_waits_five_minutes_doubling_to_an_hour():
     assert pauses == [300.0, 600.0, 1200.0, 2400.0, 3600.0, 3600.0]
 
 
+def test_a_refused_archive_which_is_fetched_at_each_try_waits_as_long():
+    refused = {"reason": Reason.ARCHIVE_REFUSED, "terminal": True}
+    pauses = [failed_times(FETCH, times, **refused).until - NOW for times in range(1, 7)]
+    assert pauses == [300.0, 600.0, 1200.0, 2400.0, 3600.0, 3600.0]
+
+
 def test_a_new_listing_frees_a_refused_load_for_one_more_try():
     refused = record({}, Failed(LOAD, Reason.LOAD_REJECTED, "no", terminal=True), NOW, POLICY, 0.5)
     assert refused[hold_key(LOAD)].relist
