@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ from agent.artifacts.engine.ranged import Ranged
 from agent.artifacts.engine.settings import MIB, EngineSettings
 from agent.core.errors import RetryableError, TerminalError
 from agent.core.reasons import Reason
+from agent.storage.base import HttpSource
 from tests.artifacts.engine_orders import FAST, LARGE, Orders
 from tests.artifacts.engine_stands import SOURCE, StandCrew, order_in
 from tests.fakes.faulty_origin import Fault, FaultyOrigin
+from tests.fakes.origin_provider import OriginAnswers
 
 CONTENT = LARGE[: 9 * MIB]
 
@@ -84,6 +87,40 @@ def test_two_last_pieces_that_end_at_once_settle_the_object_once(tmp_path):
         (tmp_path / "journal").unlink()
     assert {moved.size for moved in settled} == {len(CONTENT)}
     assert len(settled) == 30
+
+
+DENIED = TerminalError(Reason.ACCESS_DENIED, "the token expired")
+RENEWED = HttpSource("http://127.0.0.1/x?renewed", OriginAnswers())
+
+
+def test_credentials_that_run_out_under_several_parts_are_asked_for_once_and_no_part_is_lost(tmp_path):
+    """Each part was asked for with what had run out: only the first refusal of them is news."""
+    crew = StandCrew()
+    download = ranged(order_in(tmp_path, len(CONTENT)), crew)
+    download.finish(written(download, begun(download, download.take(2, 1.0))))
+    second, third = download.take(2, 1.0), download.take(2, 1.0)
+    download.fail(second, DENIED)
+    assert (len(crew.agains), crew.failures) == (1, [])
+    assert download.take(2, 1.0) is None, "nobody is to be refused by the old ones meanwhile"
+    download.refreshed(RENEWED, 1.0)
+    download.fail(third, DENIED)
+    assert (len(crew.agains), crew.failures) == (1, [])
+    piece = download.take(2, 1.0)
+    assert piece.source is RENEWED
+    download.fail(piece, DENIED)
+    assert crew.failures == [DENIED]
+
+
+def test_credentials_may_run_out_once_more_after_a_part_came_by_the_new_ones(tmp_path):
+    crew = StandCrew()
+    download = ranged(order_in(tmp_path, len(CONTENT)), crew)
+    download.finish(written(download, begun(download, download.take(2, 1.0))))
+    for count in (1, 2):
+        download.fail(download.take(2, 1.0), DENIED)
+        assert (len(crew.agains), crew.failures) == (count, [])
+        download.refreshed(replace(RENEWED), 1.0)
+        if count == 1:
+            download.finish(written(download, begun(download, download.take(2, 1.0))))
 
 
 def test_what_the_journal_could_not_record_is_asked_for_again(tmp_path):

@@ -9,14 +9,14 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 from agent.artifacts.crc import CRCS, combined
 from agent.artifacts.digests import needed
 from agent.artifacts.engine.checks import check_pins, check_range, check_whole
 from agent.artifacts.engine.http1 import Head
-from agent.artifacts.engine.journal import Journal, Span, open_journal
+from agent.artifacts.engine.journal import Span, open_journal
 from agent.artifacts.engine.ordered import OrderedDigests
+from agent.artifacts.engine.partial import Partial
 from agent.artifacts.engine.patience import pause_after
 from agent.artifacts.engine.pieces import Crew, Piece
 from agent.artifacts.engine.ranges import Ranges
@@ -33,25 +33,6 @@ from agent.storage.base import HttpSource
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _GOOD_PROGRESS = 64 << 10  # a connection that brought this much was no failure of the range
-
-
-@dataclass(slots=True)
-class _State:
-    """The open files and what is known of them; made anew when the bytes turn out worthless.
-
-    `over`: nobody may begin anything with it. The last piece that leaves then closes the files.
-    """
-
-    descriptor: int
-    journal: Journal
-    algorithm: str
-    writeback: Writeback
-    ranges: Ranges
-    probed: bool = False
-    over: bool = False
-    closed: bool = False
-    ordered: OrderedDigests | None = None
-    digests: dict[str, str] | None = None
 
 
 class Ranged:
@@ -73,7 +54,7 @@ class Ranged:
         self._crew, self._boot, self._start_thread = crew, boot, start_thread
         self._keep_cached = keep_cached
         self._lock = threading.Lock()
-        self._state: _State | None = None
+        self._state: Partial | None = None
         self._told: dict[str, str] = {}
         self._restarts = 0
         self._refreshing = False
@@ -102,7 +83,7 @@ class Ranged:
             self._start_ordered(state)
             self._conclude_if_complete(state)
 
-    def _opened(self) -> _State:
+    def _opened(self) -> Partial:
         order, folder = self.order, self.order.partial.parent
         with disk_errors("reserving room for a download", need_bytes=self.size, volume=folder):
             descriptor = os.open(order.partial, _FLAGS, 0o644)
@@ -120,7 +101,7 @@ class Ranged:
                 raise
         self._told = {**found.told, **self._told}
         writeback = Writeback(descriptor, self.size, keep_cached=self._keep_cached())
-        return _State(descriptor, found.journal, found.algorithm, writeback, Ranges(self.size, found.spans))
+        return Partial(descriptor, found.journal, found.algorithm, writeback, Ranges(self.size, found.spans))
 
     def take(self, connections: int, now: float) -> Piece | None:
         """Return the next part; one alone until the first answer showed what the origin can do."""
@@ -140,7 +121,7 @@ class Ranged:
         self._crew.again(self, 0.0)
         return None
 
-    def _next(self, state: _State, connections: int, now: float) -> Piece | None:
+    def _next(self, state: Partial, connections: int, now: float) -> Piece | None:
         ranges = state.ranges
         if ranges.gaps:
             if state.ordered is not None and ranges.gaps[0].start > state.ordered.done + WINDOW_BYTES:
@@ -241,6 +222,8 @@ class Ranged:
         """The piece is there; the last one makes the object complete."""
         with self._lock:
             state = self._open_state()
+            if piece.source is self.source:
+                self._renewed = False  # what vouches for us now was let in
         with disk_errors("writing a download", volume=self.order.partial.parent):
             self._record(state, piece)
         self._leave(state, piece)
@@ -262,15 +245,30 @@ class Ranged:
                 self._drop(state)
                 self._crew.replace(self, self._streamed(self.source))
             return
-        if error.reason in EXPIRED and state.probed and not self._renewed:
-            self._renewed = True  # it was let in before: the credentials ran out on the way
-            self._crew.again(self, 0.0)
+        if error.reason in EXPIRED and state.probed and self._renewing(piece):
             return
         pause = pause_after(error, tries)
         if pause is None:
             self._crew.failed(error)
         else:
             self._crew.again(self, pause)
+
+    def _renewing(self, piece: Piece) -> bool:
+        """Ask anew for credentials that ran out on the way; False where new ones are refused as well.
+
+        What else was asked for with the old ones is refused too, which is no news.
+        """
+        with self._lock:
+            old = piece.source is not self.source
+            first = not (old or self._renewed or self._refreshing)
+            if first:
+                self._renewed = self._refreshing = True
+            renewing = self._refreshing
+        if first:
+            self._crew.again(self, 0.0)
+        elif old:
+            self._crew.offer(self)
+        return renewing or old
 
     def give_up(self) -> None:
         """Let go of the partial and its journal; both stay for the next time. From any thread."""
@@ -279,7 +277,7 @@ class Ranged:
         if state is not None:
             self._shut(state)
 
-    def _leave(self, state: _State, piece: Piece, tries: int = 0) -> bool:
+    def _leave(self, state: Partial, piece: Piece, tries: int = 0) -> bool:
         """The piece is over; false where all is over."""
         with self._lock:
             state.ranges.leave(piece, tries)
@@ -288,7 +286,7 @@ class Ranged:
             self._shut(state)
         return not over
 
-    def _record(self, state: _State, piece: Piece) -> None:
+    def _record(self, state: Partial, piece: Piece) -> None:
         """Write down what came since the last time. Raises OSError: then that is not taken as here."""
         if piece.at == piece.mark or state.over:
             return
@@ -304,7 +302,7 @@ class Ranged:
         known = {**self._told, **self.order.obj.checksums}
         return "crc64nvme" if "crc64nvme" in known and "crc32c" not in known else "crc32c"
 
-    def _choose(self, state: _State) -> None:
+    def _choose(self, state: Partial) -> None:
         """The first answer may tell a checksum: have the digest that can be compared with it."""
         composable = self._composable()
         if composable != state.algorithm and not state.ranges.spans:
@@ -315,7 +313,7 @@ class Ranged:
                 algorithm=composable, boot=self._boot,
             ).journal  # fmt: skip
 
-    def _start_ordered(self, state: _State) -> None:
+    def _start_ordered(self, state: Partial) -> None:
         algorithms = needed(self.order.want, {**self._told, **self.order.obj.checksums}) - {state.algorithm}
         if not algorithms or state.ordered is not None:
             return
@@ -329,7 +327,7 @@ class Ranged:
             state.ordered = ordered
             ordered.advance(state.ranges.front)
 
-    def _follow(self, state: _State, ordered: OrderedDigests) -> None:
+    def _follow(self, state: Partial, ordered: OrderedDigests) -> None:
         """Hash behind the writers; the thread of an object whose digest needs the bytes in order."""
         try:
             digests = ordered.run()
@@ -341,7 +339,7 @@ class Ranged:
         except BaseException as error:  # noqa: BLE001 - a bug: its job ends with it, instead of waiting
             self._crew.failed(error)
 
-    def _conclude_if_complete(self, state: _State) -> None:
+    def _conclude_if_complete(self, state: Partial) -> None:
         """Settle once all pieces have left and all digests are there; whoever sees it first does it."""
         with self._lock:
             hashing = state.ordered is not None and state.digests is None
@@ -351,7 +349,7 @@ class Ranged:
         self._shut(state)
         self._conclude(state, state.digests or {})
 
-    def _conclude(self, state: _State, digests: dict[str, str]) -> None:
+    def _conclude(self, state: Partial, digests: dict[str, str]) -> None:
         spans = sorted(state.ranges.spans, key=lambda each: each.start)
         whole = combined(state.algorithm, ((span.crc, span.stop - span.start) for span in spans))
         try:
@@ -369,12 +367,12 @@ class Ranged:
         else:
             self._crew.done(self)
 
-    def _drop(self, state: _State) -> None:
+    def _drop(self, state: Partial) -> None:
         self._shut(state)
         with suppress(OSError):
             state.journal.forget()
 
-    def _shut(self, state: _State) -> None:
+    def _shut(self, state: Partial) -> None:
         """Begin nothing more with *state*, and close it once nobody is at work any more."""
         with self._lock:
             state.over = True
@@ -388,7 +386,7 @@ class Ranged:
             os.close(state.descriptor)
         state.journal.close()
 
-    def _open_state(self) -> _State:
+    def _open_state(self) -> Partial:
         if self._state is None or self._state.over:
             raise RetryableError(Reason.STORAGE_ERROR, f"{self.order.obj.path}: the download was given up")
         return self._state
