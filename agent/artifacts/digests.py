@@ -9,6 +9,9 @@ from agent.artifacts.crc import CRCS, DIGITS
 COMPUTABLE = ("sha256", "crc64nvme", "crc32c", "md5")
 """Strongest first, but for md5, which is slow: one that is known and verified is enough."""
 
+GIT = "git-sha1"
+"""Git's name of a file: it begins with the size, so it is compared where that is known; never recorded."""
+
 SEEN_FIRST = frozenset({"crc32c"})
 """What is recorded of bytes whose identity is pinned but whom no service gave a checksum (design §6)."""
 
@@ -32,15 +35,17 @@ class _Crc:
         return f"{self._value:0{self._digits}x}"
 
 
-def _new(algorithm: str) -> _Digest:
+def _new(algorithm: str, size: int | None) -> _Digest:
+    if algorithm == GIT:
+        return hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
     return _Crc(algorithm) if algorithm in CRCS else hashlib.new(algorithm, usedforsecurity=False)
 
 
 class Digests:
-    """Several digests of one stream of bytes."""
+    """Several digests of one stream of bytes, of *size* where `GIT` is among them."""
 
-    def __init__(self, algorithms: Iterable[str]) -> None:
-        self._running = {name: _new(name) for name in algorithms}
+    def __init__(self, algorithms: Iterable[str], size: int | None = None) -> None:
+        self._running = {name: _new(name, size) for name in algorithms}
 
     def update(self, data: memoryview) -> None:
         """Take in the next bytes."""
@@ -52,9 +57,14 @@ class Digests:
         return {name: digest.hexdigest() for name, digest in self._running.items()}
 
 
-def needed(want: Iterable[str], known: Mapping[str, str]) -> frozenset[str]:
-    """Return the digests to compute: what is wanted anyway, and the strongest that can be compared."""
+def needed(want: Iterable[str], known: Mapping[str, str], size: int | None = None) -> frozenset[str]:
+    """Return the digests to compute: what is wanted anyway, and the strongest that can be compared.
+
+    *size* is that of the bytes, where it is known beforehand.
+    """
     best = next((name for name in COMPUTABLE if name in known), None)
+    if best is None and GIT in known and size is not None:
+        return frozenset(want) | {GIT} | SEEN_FIRST
     return frozenset(want) | (frozenset({best}) if best else frozenset())
 
 

@@ -23,7 +23,7 @@ class RemoteObject:
                 digest, or size and time. Two objects of equal identity are the same bytes. No secrets.
     `pinned`    false where the identity cannot prove the bytes (no validator at all).
     `checksums` what the service says of the whole object: lower-case algorithm (`sha256`, `crc32c`,
-                `crc64nvme`, `md5`) to lower-case hex.
+                `crc64nvme`, `md5`, `git-sha1`) to lower-case hex.
     `link`      a path at which the model server sees these very bytes too, so that no copy is needed
                 (--shared-root); None elsewhere, and for an archive.
     `media_type` the service's Content-Type where it gave one; only a hint (archives).

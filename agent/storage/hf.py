@@ -97,6 +97,7 @@ class HfProvider:
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._chased: set[str] = set()
+        self._asking: dict[str, asyncio.Lock] = {}
 
     @property
     def hanging(self) -> int:
@@ -120,9 +121,7 @@ class HfProvider:
 
     async def source(self, obj: RemoteObject) -> HttpSource:
         """Say what to request; asks the Hub once for each file, and again when its signed URL is old."""
-        known = self._known.get(obj.identity)  # the same content at a later commit is at the same place
-        if known is None or known.expired or self._clock() - known.at > SIGNED_SECONDS:
-            known = await self._landed(obj)
+        known = self._remembered(obj) or await self._landed(obj)
         landing = known.landing
         secure = landing.url.origin.scheme == "https"
         return HttpSource(
@@ -163,7 +162,23 @@ class HfProvider:
                 return alone
             raise
 
+    def _remembered(self, obj: RemoteObject) -> _Known | None:
+        """Return where the content is, at a later commit too, while that is worth anything."""
+        known = self._known.get(obj.identity)
+        if known is None or known.expired or self._clock() - known.at > SIGNED_SECONDS:
+            return None
+        return known
+
     async def _landed(self, obj: RemoteObject) -> _Known:
+        """Ask the Hub, once for all who want to know at the same time."""
+        lock = self._asking.setdefault(obj.identity, asyncio.Lock())
+        try:
+            async with lock:
+                return self._remembered(obj) or await self._asked(obj)
+        finally:
+            self._asking.pop(obj.identity, None)
+
+    async def _asked(self, obj: RemoteObject) -> _Known:
         place, commit, path = _placed(obj.key)
         async with self._slots:
             landing = await self._hub().land(place, commit, path, chase=obj.identity in self._chased)
@@ -197,7 +212,7 @@ class HfProvider:
             key=f"{place.kind}/{place.repository}@{commit}/{entry.path}",
             size=entry.size,
             identity=f"hf://{host}/{name}?{query}",
-            checksums={"sha256": entry.sha256} if entry.sha256 else {},
+            checksums={"sha256": entry.sha256} if entry.sha256 else {"git-sha1": entry.oid},
         )
 
 

@@ -53,6 +53,12 @@ def md5(content):
     return {"md5": hashlib.md5(content, usedforsecurity=False).hexdigest()}
 
 
+def git_sha1(content):
+    return {
+        "git-sha1": hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    }
+
+
 async def moved_undisturbed(engine, folder):
     """Move LARGE from a fresh origin until it takes less than a second; return origin and orders.
 
@@ -93,7 +99,7 @@ async def test_small_objects_share_kept_connections(origin, engine, tmp_path):
     assert origin.connected <= FAST.max_connections // 2
 
 
-@pytest.mark.parametrize("checksums", [crc32c, crc64nvme, sha256, md5])
+@pytest.mark.parametrize("checksums", [crc32c, crc64nvme, sha256, md5, git_sha1])
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
 async def test_a_flipped_bit_never_gets_past_a_checksum(origin, engine, tmp_path, checksums, content):
     origin.put("/x", content, [Fault(flip=66_000)])

@@ -67,6 +67,8 @@ def files(listing: Listing) -> dict[str, int | None]:
 
 def digest_of(algorithm: str, content: bytes) -> str:
     """The checksum of *content* as `RemoteObject.checksums` writes it."""
+    if algorithm == "git-sha1":
+        return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
     if algorithm == "crc32c":
         return f"{google_crc32c.value(content):08x}"
     return hashlib.new(algorithm, content).hexdigest()

@@ -24,13 +24,14 @@ class Bridge(Origin):
     """The host that large files come from: needs a signature, and wants to hear of no other credentials."""
 
     issued: set[str] = field(default_factory=set)
-    tags: dict[str, str] = field(default_factory=dict)
+    refused: int = 0
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request, if it is signed."""
         if "Authorization" in request.headers:
             return web.Response(status=400, text="<Code>InvalidArgument</Code>")
         if request.path not in self.scripts and request.rel_url.query.get("Signature") not in self.issued:
+            self.refused += 1
             return web.Response(status=403, text="<Code>AccessDenied</Code>")
         return await super().handle(request)
 

@@ -1,11 +1,13 @@
 """HfProvider: the contract on a hub that answers as the real one was recorded to, and what is its own."""
 
 import asyncio
+import random
 
 import pytest
 from aiohttp import web
 
 from agent.artifacts.engine.engine import Engine
+from agent.artifacts.engine.settings import EngineSettings
 from agent.artifacts.fetch import Fetcher
 from agent.artifacts.progress import Progress
 from agent.artifacts.store import Store
@@ -15,7 +17,7 @@ from agent.core.reasons import Reason
 from agent.storage.hf import FRESH_SECONDS, PLAIN_BYTES, SIGNED_SECONDS, HfProvider
 from agent.storage.hf_uri import place_of
 from tests.contracts.storage import CONTENT, OTHER, FolderContract, assert_hidden, files, one, read
-from tests.fakes.hub import TAG, Hub
+from tests.fakes.hub import TAG, Hub, git_id
 from tests.fakes.origin import Origin, redirect, status
 
 TOKEN = "hf_CANARYtoken"
@@ -86,7 +88,7 @@ async def test_kserves_spelling_of_a_revision_is_taken_with_the_hubs_digest(prov
     listing = await provider.resolve(f"hf://owner/model:{revision}")
     assert files(listing) == {"config.json": 2, "sub/model.safetensors": len(CONTENT)}
     assert all(obj.pinned for obj in listing.objects)
-    assert [set(obj.checksums) for obj in listing.objects] == [set(), {"sha256"}]
+    assert [set(obj.checksums) for obj in listing.objects] == [{"git-sha1"}, {"sha256"}]
     assert await read(provider, listing.objects[0]) == b"{}"
     assert await read(provider, listing.objects[1], 100, 2000) == CONTENT[100:2000]
 
@@ -146,8 +148,9 @@ async def test_each_file_is_asked_after_once_until_its_signature_is_old(hub, pro
         await provider.source(obj)
         return sum("/resolve/" in each.target for each in hub.received)
 
-    assert await asked() == await asked()
+    await asyncio.gather(*(asked() for _ in range(5)))
     before = await asked()
+    assert before == 1
     clock.now += SIGNED_SECONDS + 1
     assert await asked() == before + 1
 
@@ -299,6 +302,56 @@ def test_what_names_no_repository_is_refused(uri, reason):
     with pytest.raises(TerminalError) as caught:
         place_of(uri)
     assert caught.value.reason is reason
+
+
+@pytest.fixture
+async def fetched(provider, tmp_path):
+    """Fetches a URI into one store by the engine; returns the files and what proves them."""
+    with Store.open(tmp_path / "models", tmp_path / "store") as store:
+        fetcher = Fetcher(lambda _: provider, store, Engine(EngineSettings(max_connections=4)))
+
+        async def fetch(uri):
+            stored = await fetcher.fetch(uri, Progress(), relist=True)
+            manifest = store.manifest(stored.uri, stored.revision)
+            return {e.path: store.blob_path(e.blob).read_bytes() for e in manifest.entries}, manifest.proof
+
+        yield fetch
+        await fetcher.close()
+
+
+async def test_small_files_are_proved_by_gits_own_name_and_large_ones_by_their_sha256(hub, fetched):
+    wanted = {"config.json": b'{"a": 1}', "model.bin": CONTENT, "empty.txt": b""}
+    for path, content in wanted.items():
+        hub.put(path, content)
+    path = f"/api/resolve-cache/models/owner/model/{hub.commit()}/config.json"
+
+    async def rot(request):
+        if request.method == "GET":
+            del hub.scripts[path]
+        return web.Response(body=b'{"a": 2}', headers={"ETag": f'"{git_id(wanted["config.json"])}"'})
+
+    hub.scripts[path] = rot
+    assert await fetched("hf://owner/model") == (wanted, "provider")
+    assert path not in hub.scripts
+
+
+async def test_a_signature_that_runs_out_in_the_midst_is_renewed_and_no_byte_is_lost(hub, fetched, clock):
+    large = random.Random(4).randbytes(9 << 20)  # noqa: S311 - three parts that do not repeat
+    hub.put("model.bin", large)
+
+    async def once(request):
+        """Answer the first range, then have all that was signed so far expire."""
+        del hub.bridge.scripts[request.path]
+        clock.now += FRESH_SECONDS + 1
+        hub.bridge.issued.clear()
+        return await hub.bridge.send(request, request.path)
+
+    hub.bridge.scripts[f"/xet-bridge-us/65c0e0a2/{hub.digest(large)}"] = once
+    assert await fetched("hf://owner/model/model.bin") == ({"model.bin": large}, "provider")
+    assert hub.bridge.refused
+    asked = [each.headers["range"] for each in hub.bridge.received]
+    assert len(asked) == len(set(asked)), "no range was brought twice"
+    assert sum("/resolve/" in each.target for each in hub.received) == 2
 
 
 async def test_the_policy_is_asked_of_what_the_hub_leads_to_and_not_of_the_hub(hub, tmp_path):

@@ -19,7 +19,7 @@ class OrderedDigests:
         self, descriptor: int, size: int, algorithms: Iterable[str], moved: Callable[[], None]
     ) -> None:
         self._descriptor, self._size = os.dup(descriptor), size
-        self._digests = Digests(algorithms)
+        self._digests = Digests(algorithms, size)
         self._moved = moved
         self._changed = threading.Condition()
         self._front = 0

@@ -314,7 +314,8 @@ class Ranged:
             ).journal  # fmt: skip
 
     def _start_ordered(self, state: Partial) -> None:
-        algorithms = needed(self.order.want, {**self._told, **self.order.obj.checksums}) - {state.algorithm}
+        known = {**self._told, **self.order.obj.checksums}
+        algorithms = needed(self.order.want, known, self.size) - {state.algorithm}
         if not algorithms or state.ordered is not None:
             return
         ordered = OrderedDigests(state.descriptor, self.size, algorithms, lambda: self._crew.offer(self))

@@ -84,8 +84,9 @@ class Streamed:
         check_whole(head, order.obj.size, order.obj.path)
         self._let_in = True
         self._told = dict(piece.source.answers.checksums(head.headers))
-        algorithms = needed(order.want, {**self._told, **order.obj.checksums})
-        self._digests = Digests(algorithms or SEEN_FIRST)
+        listed = order.obj.size
+        algorithms = needed(order.want, {**self._told, **order.obj.checksums}, listed)
+        self._digests = Digests(algorithms or SEEN_FIRST, listed)
         order.meter.set(0)
         size = order.obj.size or 0
         try:
