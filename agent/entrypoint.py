@@ -6,7 +6,6 @@ decided in one pure function from arguments and environment.
 
 import argparse
 import asyncio
-import errno
 import logging
 import os
 import signal
@@ -15,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from agent.aio.leaving import run_and_leave
+from agent.aio.leaving import run_and_leave, said_of
 from agent.app import Sidecar
 from agent.cli import USAGE
 from agent.cli import main as run_command
@@ -122,11 +121,8 @@ def _tell(group: BaseExceptionGroup[BaseException]) -> None:
         if isinstance(error, BaseExceptionGroup):
             _tell(error)
             continue
-        words = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        fields = {"error": words, "path": getattr(error, "filename", None)}
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            fields["next"] = "end what listens there, or name another port (--status-port, --port)"
-        log.error("cannot start", extra=fields)
+        said = said_of(error) if isinstance(error, OSError) else {"error": str(error)}
+        log.error("cannot start", extra=said)
 
 
 async def serve(agent: Agent, environ: Mapping[str, str]) -> int:

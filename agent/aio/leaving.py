@@ -5,6 +5,7 @@ dead disk or a hung mount never comes back (design §8.10, fault D8).
 """
 
 import asyncio
+import errno
 import logging
 import os
 import sys
@@ -27,14 +28,23 @@ async def _run(main: Callable[[], Awaitable[int]]) -> NoReturn:
     try:
         code = await main()
     except OSError as error:
-        fields = {"error": error.strerror or str(error), "path": error.filename}
-        log.error("cannot start", extra=fields)  # noqa: TRY400 - a user's mistake has no traceback
+        log.error("cannot start", extra=said_of(error))  # noqa: TRY400 - a user's mistake has no traceback
     except AgentError as error:
         fields = {"reason": error.reason, "message_": error.message}
         log.error("cannot start", extra=fields)  # noqa: TRY400 - told in words
     except Exception:  # noqa: BLE001 - a bug: whatever it is, it must not leave a process that hangs
         sys.excepthook(*sys.exc_info())
     leave(code)
+
+
+def said_of(error: OSError) -> dict[str, str]:
+    """Return what a line says of what the system refused: what, where, and what next."""
+    said = {"error": error.strerror or str(error)}
+    if error.filename is not None:
+        said["path"] = str(error.filename)
+    if error.errno == errno.EADDRINUSE:
+        said["next"] = "end what listens there, or name another port"
+    return said
 
 
 def leave(code: int) -> NoReturn:

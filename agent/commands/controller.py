@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from agent.aio.leaving import said_of
 from agent.controller.loop import ControllerSettings
 from agent.controller.run import ControllerOptions, run_controller
 from agent.core.errors import AgentError
@@ -75,7 +76,7 @@ def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str
         log.error("cannot start", extra=fields)  # noqa: TRY400 - told in words
         return 1
     except OSError as error:
-        log.error("cannot start", extra={"error": error.strerror or str(error)})  # noqa: TRY400 - told in words
+        log.error("cannot start", extra=said_of(error))  # noqa: TRY400 - told in words
         return 1
 
 

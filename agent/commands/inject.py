@@ -10,17 +10,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from agent.controller.documents import DocumentError, dump_documents, load_documents
 from agent.core.inject import InjectError, Options, inject
 from agent.usage import UsageError, no_more
-
-
-class _Plain(yaml.SafeDumper):
-    """Writes everything out: anchors are hard to read and to change."""
-
-    def ignore_aliases(self, _: object) -> bool:
-        return True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,18 +45,22 @@ def execute(given: argparse.Namespace, rest: Sequence[str], _: Mapping[str, str]
     options = Options(**{field.name: getattr(given, field.name) for field in fields(Options)})
     try:
         text = sys.stdin.read() if given.filename == "-" else Path(given.filename).read_text()
-        documents = [each for each in yaml.safe_load_all(text) if each is not None]
+        documents = load_documents(text)
     except OSError as error:
         raise UsageError(f"model-agent inject: {given.filename}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"model-agent inject: {given.filename} is no YAML: {error}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"model-agent inject: {given.filename}: it is not UTF-8 at byte {error.start}"
+        ) from None
+    except DocumentError as error:
+        raise UsageError(f"model-agent inject: {given.filename}: {error}") from None
     changed: list[Any] = []
     pods = 0
     for document in documents:
         try:
             injected = inject(document, options) if isinstance(document, Mapping) else None
         except InjectError as error:
-            sys.stderr.write(f"{error}\n")
+            sys.stderr.write(f"{given.filename}: {error}\n")
             return 1
         changed.append(document if injected is None else injected.manifest)
         if injected is not None:
@@ -74,5 +70,5 @@ def execute(given: argparse.Namespace, rest: Sequence[str], _: Mapping[str, str]
     if not pods:
         sys.stderr.write(f"{given.filename} holds no Pod, Deployment or other kind with a pod in it\n")
         return 1
-    yaml.dump_all(changed, sys.stdout, _Plain, sort_keys=False, allow_unicode=True)
+    sys.stdout.write(dump_documents(changed))
     return 0

@@ -9,9 +9,9 @@ import io
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from rich.console import Console
@@ -32,7 +32,11 @@ from agent.core.preview import Change, Preview, Size, Verb, preview
 from agent.core.redact import harmless
 from agent.core.seen import Seen, default_memory_of, seen_of
 from agent.core.uri import redacted, scheme_of
+from agent.settings import path_list
 from agent.usage import UsageError, no_more
+
+Status = Mapping[str, Any]
+T = TypeVar("T")
 
 NOTHING, REFUSED, CHANGES = 0, 1, 2
 LISTED_AT_ONCE = 8
@@ -74,12 +78,14 @@ def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str
     """Show it."""
     no_more("plan", rest)
     raw = _document(given)
+    roots = _roots(given.allowed_roots)
     budget = _quantity("--memory-budget", given.memory_budget)
     default = _quantity("--default-model-memory", given.default_model_memory)
     try:
-        found = asyncio.run(_foretell(given, raw, environ, (budget, default)))
+        found = asyncio.run(_foretell(given, raw, environ, (budget, default), roots))
     except ConfigError as error:
-        sys.stderr.write(harmless(f"{error.reason}: {error.message}") + "\n")
+        where = "what -f names" if given.filename else given.document
+        sys.stderr.write(harmless(f"{where}: {error.reason}: {error.message}{_next(given)}") + "\n")
         return REFUSED
     except _UnreadableAgentError as error:
         sys.stderr.write(harmless(f"{given.url} {error}") + "\n")
@@ -95,6 +101,14 @@ class _UnreadableAgentError(Exception):
     """The agent gives no /status that can be read; the words say what to do."""
 
 
+def _roots(text: str) -> tuple[Path, ...]:
+    """Return the folders of --allowed-roots. Raises UsageError."""
+    try:
+        return path_list(text)
+    except ValueError as error:
+        raise UsageError(f"model-agent plan: --allowed-roots: {text!r} {error}") from error
+
+
 def _quantity(flag: str, text: str | None) -> int | None:
     """Return the bytes of a flag, None for `none` or where it is not given. Raises UsageError."""
     try:
@@ -108,43 +122,56 @@ async def _foretell(
     raw: bytes,
     environ: Mapping[str, str],
     quantities: tuple[int | None, int | None],
+    roots: tuple[Path, ...],
 ) -> Preview:
     budget, default = quantities
     document = await _status(given, environ) if given.url is not None else None
-    try:
-        if default is None:
-            default = default_memory_of(document) if document is not None else 0
-        first = desired_state(raw, None, default_memory_bytes=default)
-        seen = seen_of(document, first.models, time.time()) if document is not None else Seen()
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise _UnreadableAgentError(
-            f"answers with a /status that cannot be read ({type(error).__name__}: {error}); "
-            "is it an agent of another release?"
-        ) from error
+    if default is None:
+        default = _read_off(document, default_memory_of, 0)
+    first = desired_state(raw, None, default_memory_bytes=default)
+    seen = _read_off(document, lambda told: seen_of(told, first.models, time.time()), Seen())
     desired = desired_state(raw, seen.wanted, default_memory_bytes=default, max_removal=seen.max_removal)
     if given.memory_budget is None:
         budget = seen.budget_bytes
     step_aside = seen.step_aside if given.update_policy is None else given.update_policy == "resource"
     missing = {spec.storage_uri for spec in desired.models.values()} - seen.observed.stored.keys()
-    sizes = {} if given.no_listing else await _sizes(missing, given.allowed_roots, environ)
+    sizes = {} if given.no_listing else await _sizes(missing, roots, environ)
     rules = Rules(budget, step_aside=step_aside)
     return preview(desired, seen.observed, holds=seen.holds, rules=rules, sizes=sizes)
+
+
+def _read_off(document: Status | None, read: Callable[[Status], T], otherwise: T) -> T:
+    """Return what is read off an agent's status, *otherwise* without one. Raises _UnreadableAgentError."""
+    try:
+        return read(document) if document is not None else otherwise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _UnreadableAgentError(
+            f"answers with a /status that cannot be read ({type(error).__name__}: {error}); "
+            "is it an agent of another release?"
+        ) from error
+
+
+def _next(given: argparse.Namespace) -> str:
+    """Say what to do about a document that is refused, where its name tells."""
+    as_yaml = not given.filename and given.document.endswith((".yaml", ".yml"))
+    return "; TrainedModels in YAML are given with -f" if as_yaml else ""
 
 
 async def _status(given: argparse.Namespace, environ: Mapping[str, str]) -> Mapping[str, Any]:
     """Return what the agent says. Raises _UnreadableAgentError."""
     url, headers = agent_url(given.url, environ), token_headers(given.token_file, environ)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30), headers=headers) as session:
-        document = await Asked(session, url, "/status").again()
+        asked = Asked(session, url, "/status")
+        document = await asked.again()
     if document is None:
-        raise _UnreadableAgentError("does not answer as an agent: is it running, and is --url right?")
+        raise _UnreadableAgentError(asked.silence)
     if "models" not in document:
         raise _UnreadableAgentError(f"does not tell its status: {document.get('message', document)}")
     return document
 
 
-async def _sizes(uris: Iterable[str], roots: str, environ: Mapping[str, str]) -> dict[str, Size]:
-    providers = Providers(environ, tuple(map(Path, roots.split(":"))))
+async def _sizes(uris: Iterable[str], roots: tuple[Path, ...], environ: Mapping[str, str]) -> dict[str, Size]:
+    providers = Providers(environ, roots)
     slots = asyncio.Semaphore(LISTED_AT_ONCE)
     sizes: dict[str, Size] = {}
 
@@ -183,16 +210,17 @@ def _document(given: argparse.Namespace) -> bytes:
 def _rendered(paths: Sequence[str], parent: str | None) -> bytes:
     """Return the models.json that the controller would write for the TrainedModels in files."""
     text, faults = io.StringIO(), io.StringIO()
-    render_files(paths, parent, text, faults)
-    if faults.getvalue():
+    if render_files(paths, parent, text, faults) != 0:
         raise UsageError(f"model-agent plan: {faults.getvalue().rstrip()}")
     try:
         maps: list[Mapping[str, Any]] = load_documents(text.getvalue())
     except DocumentError as error:
         raise UsageError(f"model-agent plan: {error}") from error
     if len(maps) != 1:
-        names = ", ".join(each["metadata"]["name"] for each in maps) or "no TrainedModels"
-        raise UsageError(f"model-agent plan: the files hold {names}; name one with --inference-service")
+        names = ", ".join(each["metadata"]["name"] for each in maps)
+        many = f"the files hold {names}; name one with --inference-service"
+        none = f"the files hold no TrainedModels{f' of {parent}' if parent else ''}"
+        raise UsageError(f"model-agent plan: {many if maps else none}")
     return str(maps[0]["data"][DATA_KEY]).encode()
 
 

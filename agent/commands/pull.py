@@ -124,7 +124,9 @@ def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str
         sys.stderr.write(f"{error.reason}: {error.message}\n")
         return 1
     except OSError as error:
-        sys.stderr.write(f"{error.filename or 'the disk'}: {error.strerror}\n")
+        file = isinstance(error, FileExistsError | NotADirectoryError)
+        more = "; a file is in the way of the folder to download to" if file else ""
+        sys.stderr.write(f"{error.filename or 'the disk'}: {error.strerror}{more}\n")
         return 1
     return 0
 

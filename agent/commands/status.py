@@ -3,12 +3,13 @@
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 from rich.console import Console, RenderableType
@@ -55,15 +56,19 @@ def token_headers(given: str | None, environ: Mapping[str, str]) -> dict[str, st
     try:
         return {"Authorization": f"Bearer {Path(file).read_text().strip()}"}
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"model-agent: the token in {file!r} cannot be read ({type(error).__name__})"
-        ) from error
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise UsageError(f"model-agent: the token in {file!r} cannot be read: {why}") from error
 
 
 def agent_url(given: str | None, environ: Mapping[str, str]) -> str:
     """Return the status port to ask. Raises UsageError where it is no http URL."""
     url = (given or environ.get("MODELAGENT_URL") or DEFAULT_URL).rstrip("/")
-    if not url.startswith(("http://", "https://")):
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0 and " " not in url
+    except ValueError:  # a port that is none
+        good = False
+    if not good:
         raise UsageError(f"model-agent: {url!r} is no URL such as {DEFAULT_URL}")
     return url
 
@@ -77,7 +82,7 @@ async def _show(given: argparse.Namespace, url: str, headers: Mapping[str, str])
             return await _watch(asked, as_json=given.json)
         document = await asked.again()
         if document is None:
-            sys.stderr.write(f"{url} does not answer as an agent: is it running, and is --url right?\n")
+            sys.stderr.write(f"{url} {asked.silence}\n")
         elif given.json:
             print(json.dumps(document, indent=2))  # noqa: T201 - what was asked for
         else:
@@ -113,6 +118,12 @@ class Asked:
         self._session, self._path = session, path
         self._etag: str | None = None
         self._document: dict[str, Any] | None = None
+        self._why = "what answers is none"
+
+    @property
+    def silence(self) -> str:
+        """Say why nothing could be read, and what to look at."""
+        return f"does not answer as an agent ({self._why}): is it running, and is --url right?"
 
     async def again(self) -> dict[str, Any] | None:
         """Return the document as it is now; None where no agent answers."""
@@ -122,12 +133,23 @@ class Asked:
                 if answer.status == 304:
                     return self._document
                 document = await answer.json()
-        except (aiohttp.ClientError, TimeoutError, ValueError):
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            self._why = _why(error)
             self._etag = self._document = None
             return None
         self._etag = answer.headers.get("ETag")
         self._document = document if _of_an_agent(document) else None
+        self._why = "what answers is none"
         return self._document
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "no such host"
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if isinstance(number, int) and number > 0 else "what answers is none"
 
 
 def _of_an_agent(document: object) -> bool:

@@ -73,13 +73,22 @@ def load_documents(text: str) -> list[Any]:
             return [json.loads(text)]
     except ValueError:
         pass  # YAML's flow style begins alike; let its reader say what is wrong
+    except RecursionError as error:
+        raise DocumentError("it is nested too deeply") from error
     try:
         return [document for document in yaml.load_all(text, Loader=_Loader) if document is not None]
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1} column {mark.column + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or type(error).__name__
-        raise DocumentError(f"it is no YAML or JSON{place}: {problem}") from error
+        raise DocumentError(_words(error)) from error
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"it is no YAML or JSON: no text has what is at character {error.position + 1}"
+    mark = getattr(error, "problem_mark", None)
+    place = f" at line {mark.line + 1} column {mark.column + 1}" if mark is not None else ""
+    return f"it is no YAML or JSON{place}: {getattr(error, 'problem', None) or type(error).__name__}"
 
 
 def dump_documents(documents: Iterable[Mapping[str, Any]]) -> str:

@@ -22,6 +22,7 @@ from agent.core.validation import Fault, faults
 
 STDIN = "-"
 _EXTRAS = {"s3": ("boto3", "s3"), "gs": ("google.cloud.storage", "gcs")}
+_CHECKED = "no TrainedModel, no ConfigMap with models.json, and no list of models"
 _LARGEST = 32 * 1024 * 1024
 
 
@@ -54,13 +55,15 @@ def validate_files(
     schemes: set[str | None] = set()
     for path in paths:
         try:
-            text = _read(path)
+            text, before = _read(path), checked
             for found in _found(path, text):
                 checked_here, problems = _check(found.value, text)
                 schemes |= _schemes(found.value)
                 checked += checked_here
                 wrong += bool(problems)
                 err.writelines(f"{found.place}: {problem}\n" for problem in problems)
+            if checked == before:
+                err.write(f"warning: {path} holds nothing to check: {_CHECKED}\n")
         except (OSError, ValueError) as error:
             wrong += 1
             err.write(f"{path}: {_words(error)}\n")
@@ -107,6 +110,9 @@ def render_files(paths: Sequence[str], isvc: str | None, out: TextIO, err: TextI
             config_map(name, namespace, parent.shards[number], listed)
             for number, listed in placement.lists.items()
         ]
+    if not maps and not refused:
+        of = f" of the InferenceService {isvc}" if isvc is not None else ""
+        err.write(f"warning: there is nothing to render: no TrainedModel{of} is in {', '.join(paths)}\n")
     out.write(dump_documents(maps))
     return 1 if refused else 0
 

@@ -27,7 +27,10 @@ def memory(text: str) -> int | None:
     """Return bytes of a Kubernetes quantity, None for `none`. Raises ValueError."""
     if text.strip().lower() in {"none", ""}:
         return None
-    amount = parse_quantity(text).bytes_ceil()
+    try:
+        amount = parse_quantity(text).bytes_ceil()
+    except ValueError as error:
+        raise ValueError(f"is no quantity: {error}") from error
     if amount < 0:
         raise ValueError("is negative")
     return amount

@@ -175,6 +175,10 @@ def _pod(spec: Any, name: str, options: Options) -> tuple[dict[str, Any], tuple[
     if not isinstance(spec, Mapping) or not spec.get("containers"):
         raise InjectError(f"{name} has no containers to put the sidecar beside")
     _check_shape(spec, name)
+    if not options.image:
+        raise InjectError("the sidecar's image has no name: leave --image out, or name one")
+    if not options.server_path.startswith("/"):
+        raise InjectError(f"{options.server_path!r} is no absolute path to mount the models at")
     notes: list[str] = []
     server = _server(spec["containers"], name, options, notes)
     port = options.server_port or _http_port(server, notes)

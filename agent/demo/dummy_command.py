@@ -6,6 +6,8 @@ The law here: every flag is one fault or one trait of the dummy server; nothing 
 import argparse
 import asyncio
 import contextlib
+import errno
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -32,11 +34,21 @@ _HELP = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the dummy server to a command."""
-    parser.add_argument("model_dir", type=Path, metavar="DIR", help="the folder that holds a folder a model")
-    parser.add_argument("--dialect", choices=[str(each) for each in Dialect], default=str(Dialect.KSERVE))
-    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument(
-        "--port", type=int, default=8080, help="0 takes a free one; it is said on standard output"
+        "model_dir", type=_folder, metavar="DIR", help="the folder that holds a folder a model"
+    )
+    parser.add_argument(
+        "--dialect",
+        choices=[str(each) for each in Dialect],
+        default=str(Dialect.KSERVE),
+        help="whose server it speaks like [default kserve]",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at [default 127.0.0.1]")
+    parser.add_argument(
+        "--port",
+        type=_port,
+        default=8080,
+        help="0 takes a free one; it is said on standard output [default 8080]",
     )
     parser.add_argument(
         "--load-all", action="store_true", help="load every folder at the start, and end with 1 if one is bad"
@@ -48,7 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         else:
             metavar = "PATTERN" if isinstance(fault.default, str) else "SECONDS"
             parser.add_argument(
-                flag, type=type(fault.default), default=fault.default, metavar=metavar, help=_HELP[fault.name]
+                flag,
+                type=str if metavar == "PATTERN" else _seconds,
+                default=fault.default,
+                metavar=metavar,
+                help=_HELP[fault.name],
             )
 
 
@@ -58,9 +74,34 @@ def command(arguments: argparse.Namespace) -> int:
     try:
         asyncio.run(_until_told(arguments, faults))
     except (BrokenModel, OSError) as error:
-        print(f"the dummy server ends: {error}", file=sys.stderr)  # noqa: T201 - a command's output
+        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        words = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        more = "; end what listens there, or name another --port" if taken else ""
+        print(f"the dummy server ends: {words}{more}", file=sys.stderr)  # noqa: T201 - a command's output
         return 1
     return 0
+
+
+def _folder(text: str) -> Path:
+    if not os.path.isdir(text):  # noqa: PTH112 - the one that raises nothing where a folder may not be read
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder: make it first, or name another")
+    return Path(text)
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: a number up to 65535 is wanted")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return seconds
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,9 +5,9 @@ there, a conflict, and a resourceVersion that is too old. Everything is bounded 
 the time between two lines.
 """
 
-import asyncio
 import io
 import json
+import os
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -242,5 +242,9 @@ def _message(body: bytes) -> str:
 
 
 def _unreachable(path: str, error: Exception) -> RetryableError:
-    kind = "timed out" if isinstance(error, TimeoutError | asyncio.TimeoutError) else type(error).__name__
+    number = getattr(error, "errno", None)
+    if isinstance(error, TimeoutError):
+        kind = "timed out"
+    else:
+        kind = os.strerror(number) if isinstance(number, int) and number > 0 else type(error).__name__
     return RetryableError(Reason.API_UNAVAILABLE, f"the API server did not answer {path}: {kind}")

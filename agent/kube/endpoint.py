@@ -147,6 +147,7 @@ def from_kubeconfig(path: Path, environ: Mapping[str, str], context: str | None 
     """
     try:
         config = yaml.safe_load(path.read_text())
+        _check_names_one(config, context)
         chosen = _named(config, "contexts", "context", context or config.get("current-context"))
         cluster = _named(config, "clusters", "cluster", chosen.get("cluster"))
         user = _named(config, "users", "user", chosen.get("user")) if chosen.get("user") else {}
@@ -166,8 +167,7 @@ def from_kubeconfig(path: Path, environ: Mapping[str, str], context: str | None 
             f"the kubeconfig {path} or a file it names cannot be read: {error.strerror}",
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-        words = str(error) if type(error) is ValueError else f"it is malformed ({type(error).__name__})"
-        raise TerminalError(Reason.INVALID_CREDENTIALS, f"the kubeconfig {path}: {words}") from error
+        raise TerminalError(Reason.INVALID_CREDENTIALS, f"the kubeconfig {path}: {_words(error)}") from error
 
 
 def _refuse_unsupported(keys: Collection[str]) -> None:
@@ -203,6 +203,21 @@ def _bytes(folder: Path, section: Mapping[str, Any], name: str) -> bytes | None:
     if f"{name}-data" in section:
         return base64.b64decode(section[f"{name}-data"])
     return (folder / section[name]).read_bytes() if name in section else None
+
+
+def _check_names_one(config: object, context: str | None) -> None:
+    if not isinstance(config, Mapping):
+        raise ValueError("it is empty, or no object")  # noqa: TRY004 - told in words by who reads the file
+    if not context and not config.get("current-context"):
+        raise ValueError("it names no current-context: set one, or give --context")
+
+
+def _words(error: Exception) -> str:
+    if type(error) is ValueError:
+        return str(error)
+    if isinstance(error, UnicodeDecodeError | yaml.YAMLError):
+        return "it is no YAML"
+    return f"it is malformed ({type(error).__name__})"
 
 
 def _named(config: Mapping[str, Any], listed: str, kind: str, name: Any) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agent.core.errors import AgentError
+from agent.core.reasons import Reason
 from agent.kube.client import ApiClient, ApiConflictError, ApiNotFoundError
 from agent.kube.resources import LEASES, Object
 
@@ -74,9 +75,7 @@ class Lease:
                     self._others = not holds
             except (AgentError, TimeoutError) as error:
                 holds = self._others = False
-                log.warning(
-                    "the lease could not be read or written", extra={"error_type": type(error).__name__}
-                )
+                log.warning("the lease could not be read or written; trying again", extra=_why(error))
             if holds:
                 self._renewed_at = asked_at
                 led = True
@@ -145,3 +144,9 @@ class Lease:
             else {"name": self._name, "namespace": self._namespace}
         )
         return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
+
+
+def _why(error: AgentError | TimeoutError) -> dict[str, str]:
+    if isinstance(error, AgentError):
+        return {"reason": error.reason, "message_": error.message}
+    return {"reason": Reason.API_UNAVAILABLE, "message_": "the API server did not answer in time"}

@@ -168,4 +168,6 @@ async def _healthz(_: web.Request) -> web.Response:
 
 
 def _words(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return f"it is no certificate in PEM with the key that goes with it ({error.reason or 'TLS'})"
     return error.strerror or type(error).__name__
