@@ -1,4 +1,4 @@
-"""A store in each of its two layouts, and wires."""
+"""A store in each of its two layouts, an origin, and wires."""
 
 import socket
 
@@ -6,6 +6,7 @@ import pytest
 
 from agent.artifacts.engine.wire import PlainWire
 from tests.artifacts.shelf import Clock, Shelf
+from tests.fakes.faulty_origin import FaultyOrigin
 
 
 @pytest.fixture(params=["drop-in", "beside"])
@@ -18,6 +19,12 @@ def shelf(request, tmp_path):
 def store(shelf):
     with shelf.open() as store:
         yield store
+
+
+@pytest.fixture
+def origin():
+    with FaultyOrigin() as origin:
+        yield origin
 
 
 @pytest.fixture

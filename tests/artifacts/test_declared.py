@@ -14,18 +14,11 @@ from agent.artifacts.store import Store
 from agent.core.declaration import Declaration
 from agent.core.errors import TerminalError
 from agent.core.reasons import Reason
-from tests.fakes.faulty_origin import FaultyOrigin
 from tests.fakes.origin_provider import OriginProvider
 
 CONTENT = bytes(range(256)) * 2000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 OTHER = "0" * 64
-
-
-@pytest.fixture
-def origin():
-    with FaultyOrigin() as origin:
-        yield origin
 
 
 @pytest.fixture(params=[True, False], ids=["pinned", "unpinned"])

@@ -15,19 +15,12 @@ from agent.artifacts.store import Store
 from agent.core.declaration import Declaration
 from agent.core.errors import TerminalError
 from agent.core.reasons import Reason
-from tests.fakes.faulty_origin import FaultyOrigin
 from tests.fakes.origin_provider import OriginProvider
 from tests.fakes.signing import make_key, packed, signature_of
 
 FILES = {"model.bin": b"weights" * 5000, "sub/config.json": b"{}", "empty": b""}
 LISTED = Declaration("SHA256SUMS")
 SIGNED = Declaration(None, "model.sig")
-
-
-@pytest.fixture
-def origin():
-    with FaultyOrigin() as origin:
-        yield origin
 
 
 @pytest.fixture

@@ -25,12 +25,6 @@ from tests.fakes.origin_provider import OriginAnswers, OriginProvider
 
 
 @pytest.fixture
-def origin():
-    with FaultyOrigin() as origin:
-        yield origin
-
-
-@pytest.fixture
 def engine():
     engine = Engine(FAST)
     yield engine

@@ -19,16 +19,10 @@ from agent.core.reasons import Reason
 from agent.storage.base import HttpSource
 from tests.artifacts.engine_orders import FAST, LARGE, Orders
 from tests.artifacts.engine_stands import SOURCE, StandCrew, order_in
-from tests.fakes.faulty_origin import Fault, FaultyOrigin
+from tests.fakes.faulty_origin import Fault
 from tests.fakes.origin_provider import OriginAnswers
 
 CONTENT = LARGE[: 9 * MIB]
-
-
-@pytest.fixture
-def origin():
-    with FaultyOrigin() as origin:
-        yield origin
 
 
 def ranged(order, crew, **more):

@@ -22,16 +22,10 @@ from agent.core.model import Integrity
 from agent.core.reasons import Reason
 from tests.artifacts.engine_orders import LARGE
 from tests.artifacts.unpack.making import member, tar
-from tests.fakes.faulty_origin import HONEST, Fault, FaultyOrigin
+from tests.fakes.faulty_origin import HONEST, Fault
 from tests.fakes.origin_provider import OriginProvider
 
 CONTENT = bytes(range(256)) * 2000  # 512,000 bytes
-
-
-@pytest.fixture
-def origin():
-    with FaultyOrigin() as origin:
-        yield origin
 
 
 @pytest.fixture

@@ -280,10 +280,10 @@ async def test_the_child_has_no_environment_and_little_room(bench, monkeypatch):
     assert all(path == bench.archive or path.parent == bench.folder for path in files)
 
 
-async def test_a_full_disk_is_a_full_disk(bench):
-    """RLIMIT_FSIZE stands in for the disk: the write fails with EFBIG, which reads as no room."""
+async def last_words(bench, limit, most):
+    """Unpack in a process of its own under a limit, and return the last line that it says."""
     bench.put(PACKED[TAR])
-    script = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (80_000, 80_000));" + PARENT
+    script = f"import resource; resource.setrlimit(resource.{limit}, ({most}, {most}));" + PARENT
     ran = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-c", script, bench.archive, bench.folder],
@@ -293,23 +293,17 @@ async def test_a_full_disk_is_a_full_disk(bench):
         check=False,
         timeout=30,
     )
-    assert "RetryableError: DiskFull" in ran.stderr.splitlines()[-1]
+    return ran.stderr.splitlines()[-1]
+
+
+async def test_a_full_disk_is_a_full_disk(bench):
+    """RLIMIT_FSIZE stands in for the disk: the write fails with EFBIG, which reads as no room."""
+    assert "RetryableError: DiskFull" in await last_words(bench, "RLIMIT_FSIZE", 80_000)
     assert bench.is_empty()
 
 
 async def test_no_process_to_be_had_is_a_lack_of_resources(bench):
-    bench.put(PACKED[TAR])
-    script = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (10, 10));" + PARENT
-    ran = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-c", script, bench.archive, bench.folder],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
-    assert "RetryableError: ResourceExhausted" in ran.stderr.splitlines()[-1]
+    assert "RetryableError: ResourceExhausted" in await last_words(bench, "RLIMIT_NOFILE", 10)
 
 
 async def test_a_missing_folder_is_a_disk_error(bench):
