@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.fakes import objectstores
+
 pytest.register_assert_rewrite("tests.contracts")
 
 # A deadline an example tells how busy the machine is, and nothing of the code.
@@ -23,3 +25,16 @@ def _first_event_loop() -> Iterator[None]:
     asyncio.set_event_loop(loop)
     yield
     loop.close()
+
+
+@pytest.fixture(scope="session")
+def fake_gcs(tmp_path_factory):
+    with objectstores.fake_gcs(tmp_path_factory.mktemp("fake-gcs")) as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory):
+    """An S3 that keeps keys as they are, `..` too."""
+    with objectstores.moto(tmp_path_factory.mktemp("moto")) as store:
+        yield store

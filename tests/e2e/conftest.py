@@ -35,16 +35,3 @@ def layout(request, monkeypatch):
 def seaweedfs(tmp_path_factory):
     with objectstores.seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as store:
         yield store
-
-
-@pytest.fixture(scope="session")
-def moto(tmp_path_factory):
-    """An S3 that keeps keys as they are, `..` too."""
-    with objectstores.moto(tmp_path_factory.mktemp("moto")) as store:
-        yield store
-
-
-@pytest.fixture(scope="session")
-def fake_gcs(tmp_path_factory):
-    with objectstores.fake_gcs(tmp_path_factory.mktemp("fake-gcs")) as store:
-        yield store

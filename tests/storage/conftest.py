@@ -17,18 +17,6 @@ def seaweedfs(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def fake_gcs(tmp_path_factory):
-    with objectstores.fake_gcs(tmp_path_factory.mktemp("fake-gcs")) as store:
-        yield store
-
-
-@pytest.fixture(scope="session")
-def moto(tmp_path_factory):
-    with objectstores.moto(tmp_path_factory.mktemp("moto")) as store:
-        yield store
-
-
-@pytest.fixture(scope="session")
 def azurite(tmp_path_factory):
     """The connection string of Azurite's one account."""
     with objectstores.azurite(tmp_path_factory.mktemp("azurite")) as connection:

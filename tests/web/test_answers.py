@@ -3,11 +3,13 @@
 import asyncio
 import gzip
 import json
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,6 +32,15 @@ async def plain():
         auto_decompress=False, headers={"Accept-Encoding": "identity"}
     ) as session:
         yield session
+
+
+@asynccontextmanager
+async def at_root(handler):
+    """Serve one handler, at the root of a port of its own."""
+    application = web.Application()
+    application.router.add_get("/", handler)
+    async with TestServer(application, host="127.0.0.1") as server:
+        yield str(server.make_url("/"))
 
 
 async def test_what_a_reader_has_already_is_not_sent_again(plain):
@@ -155,20 +166,14 @@ async def test_who_hangs_up_is_noticed(client):
         await waiting.wait(DIGEST, 300.0, lambda: is_there(request))
         return web.Response()
 
-    application = web.Application()
-    application.router.add_get("/", wait)
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
-    with pytest.raises(TimeoutError):
-        await client.get(url, timeout=aiohttp.ClientTimeout(total=0.2))
-    assert waiting.count == 1
-    board.say(config=replace(board.config, digest="other"))  # have it look at once
-    async with asyncio.timeout(5):
-        while waiting.count:
-            await asyncio.sleep(0.02)
-    await runner.cleanup()
+    async with at_root(wait) as url:
+        with pytest.raises(TimeoutError):
+            await client.get(url, timeout=aiohttp.ClientTimeout(total=0.2))
+        assert waiting.count == 1
+        board.say(config=replace(board.config, digest="other"))  # have it look at once
+        async with asyncio.timeout(5):
+            while waiting.count:
+                await asyncio.sleep(0.02)
 
 
 class Worked:
@@ -212,19 +217,13 @@ async def test_for_who_has_gone_nothing_is_made(client):
 
     made, share = [], Share()
     tagged = Tagged(share)
-    application = web.Application()
-    application.router.add_get("/", answer)
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
-    async with share.turn():
-        with pytest.raises(TimeoutError):
-            await client.get(url, timeout=aiohttp.ClientTimeout(total=0.1))
-        await asyncio.sleep(0.05)
-    async with client.get(url) as response:
-        assert response.status == 200
-    await runner.cleanup()
+    async with at_root(answer) as url:
+        async with share.turn():
+            with pytest.raises(TimeoutError):
+                await client.get(url, timeout=aiohttp.ClientTimeout(total=0.1))
+            await asyncio.sleep(0.05)
+        async with client.get(url) as response:
+            assert response.status == 200
     assert made == [1]
 
 
@@ -237,20 +236,14 @@ async def test_however_many_ask_at_once_it_is_made_and_packed_once(plain):
         return b"x" * (INLINE_BYTES + 1)
 
     made, tagged = [], Tagged(Share())
-    application = web.Application()
-    application.router.add_get("/", answer)
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
-    packed = []
+    async with at_root(answer) as url:
+        packed = []
 
-    async def ask():
-        async with plain.get(url, headers={"Accept-Encoding": "gzip"}) as response:
-            packed.append(await response.read())
+        async def ask():
+            async with plain.get(url, headers={"Accept-Encoding": "gzip"}) as response:
+                packed.append(await response.read())
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(20):
-            group.create_task(ask())
-    await runner.cleanup()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(20):
+                group.create_task(ask())
     assert (len(made), tagged.packs, len(packed), len(set(packed))) == (1, 1, 20, 1)
