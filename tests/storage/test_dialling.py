@@ -24,6 +24,7 @@ from agent.storage.addresses import AddressRefusedError, permit_all
 from agent.storage.dialling import judged
 from agent.storage.fsspec_provider import FsspecProvider
 from agent.storage.gs import GsProvider
+from agent.storage.hf import HfProvider
 from agent.storage.proxies import Proxies
 from agent.storage.s3 import S3Provider
 from agent.storage.s3_client import S3Client
@@ -267,13 +268,15 @@ CLIMBS = [
 
 
 @pytest.mark.parametrize("rest", CLIMBS)
-@pytest.mark.parametrize("scheme", ["s3", "s3 with virtual hosts", "gs"])
+@pytest.mark.parametrize("scheme", ["s3", "s3 with virtual hosts", "gs", "hf"])
 async def test_no_bucket_and_no_key_takes_a_library_elsewhere_than_to_the_operators_endpoint(scheme, rest):
-    """S3's and Google's libraries are not judged: credentials are at metadata services, storage is not."""
+    """They are not judged: credentials are at metadata services, storage is where the operator says."""
     async with Origin().serving() as origin:
         endpoint = f"http://localhost:{origin.port}"
         if scheme == "gs":
             provider = GsProvider({"STORAGE_EMULATOR_HOST": endpoint})
+        elif scheme == "hf":
+            provider = HfProvider({"HF_ENDPOINT": endpoint})
         else:
             keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": endpoint}
             virtual = {"S3_USER_VIRTUAL_BUCKET": "true" if "virtual" in scheme else "false"}
