@@ -17,7 +17,7 @@ from agent.core.modelconfig import ConfigError, desired_state
 from agent.core.parents import PARENT_LABEL, Owner, Parent, Shard, read_parent
 from agent.core.placement import place
 from agent.core.trainedmodel import API_VERSION, KIND, TrainedModel, parse
-from agent.core.uri import scheme_of
+from agent.core.uri import BUILT_IN_SCHEMES, scheme_of
 from agent.core.validation import Fault, faults
 
 STDIN = "-"
@@ -52,13 +52,13 @@ def validate_files(
     warning alone, for the agent runs elsewhere.
     """
     checked = wrong = 0
-    schemes: set[str | None] = set()
+    schemes: set[str] = set()
     for path in paths:
         try:
             text, before = _read(path), checked
             for found in _found(path, text):
                 checked_here, problems = _check(found.value, text)
-                schemes |= _schemes(found.value)
+                schemes |= _schemes(found.value, text)
                 checked += checked_here
                 wrong += bool(problems)
                 err.writelines(f"{found.place}: {problem}\n" for problem in problems)
@@ -70,6 +70,11 @@ def validate_files(
     for scheme, (module, extra) in _EXTRAS.items():
         if scheme in schemes and not installed(module):
             err.write(f"warning: {scheme}:// needs {module} where the agent runs: model-agent[{extra}]\n")
+    known = ", ".join(BUILT_IN_SCHEMES)
+    err.writelines(
+        f"warning: {scheme}:// needs a package of fsspec where the agent runs; built in are {known}\n"
+        for scheme in sorted(schemes - {*BUILT_IN_SCHEMES, ""})
+    )
     out.write(f"{checked} checked, {wrong} with faults\n")
     return 1 if wrong else 0
 
@@ -119,19 +124,37 @@ def render_files(paths: Sequence[str], isvc: str | None, out: TextIO, err: TextI
 
 def _check(value: Any, text: str) -> tuple[int, list[Fault]]:
     """Return how many things were checked, and what is wrong with them."""
-    if isinstance(value, list):
-        return 1, _config_faults(text)
     if _is_kind(value, KIND):
         return 1, list(faults(value))
-    data = value.get("data") if _is_kind(value, "ConfigMap") else None
-    if isinstance(data, Mapping) and isinstance(data.get(DATA_KEY), str):
-        return 1, _config_faults(data[DATA_KEY])
+    listed = _models_json(value, text)
+    if listed is not None:
+        return 1, _config_faults(listed)
     return (0, []) if isinstance(value, Mapping) else (1, [Fault("document", "it is no object and no list")])
 
 
-def _schemes(value: Any) -> set[str | None]:
-    model = value.get("spec", {}).get("model", {}) if _is_kind(value, KIND) and not faults(value) else {}
-    return {scheme_of(model["storageUri"])} if model else set()
+def _schemes(value: Any, text: str) -> set[str]:
+    """Return the schemes of what an agent would take of an object."""
+    if _is_kind(value, KIND):
+        uris = [] if faults(value) else [value["spec"]["model"]["storageUri"]]
+    else:
+        listed = _models_json(value, text)
+        try:
+            state = (
+                desired_state(listed.encode("utf-8", "surrogatepass"), None) if listed is not None else None
+            )
+        except ConfigError:
+            state = None
+        uris = [spec.storage_uri for spec in state.models.values()] if state is not None else []
+    return {scheme_of(uri) or "" for uri in uris}
+
+
+def _models_json(value: Any, text: str) -> str | None:
+    """Return the models.json that an object is or holds, None where there is none."""
+    if isinstance(value, list):
+        return text
+    data = value.get("data") if _is_kind(value, "ConfigMap") else None
+    listed = data.get(DATA_KEY) if isinstance(data, Mapping) else None
+    return listed if isinstance(listed, str) else None
 
 
 def _config_faults(text: str) -> list[Fault]:

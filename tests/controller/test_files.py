@@ -136,6 +136,15 @@ def test_rendering_twice_gives_the_same_bytes_whatever_the_order(run):
     assert one == run(render_files, dump_documents(reversed(objects)), isvc=None)
 
 
+def test_a_scheme_that_nobody_here_knows_is_a_warning_and_no_fault(tmp_path):
+    entry = {"modelName": "m", "modelSpec": {"storageUri": "nope://x/y", "framework": "sklearn"}}
+    file = tmp_path / "models.json"
+    file.write_text(json.dumps([entry]))
+    out, err = io.StringIO(), io.StringIO()
+    assert validate_files([str(file)], out, err) == 0
+    assert err.getvalue().startswith("warning: nope:// needs a package of fsspec where the agent runs")
+
+
 def test_a_package_that_is_not_installed_is_a_warning_and_no_fault(tmp_path):
     file = tmp_path / "f.json"
     file.write_text(json.dumps(trained_model(uri="s3://b/m")))
