@@ -124,7 +124,7 @@ class AzureProvider:
             found = self._opened.get(account)
             refused = found is not None and found.client.standing.refused
             if found is None or (refused and loop.time() - found.since >= LOOK_AGAIN_SECONDS):
-                context = await self._trust.context()
+                context = None if account.plain else await self._trust.context()
                 proxies = proxies_of(self._environ)
                 client = await self._blocking(
                     AzureClient, account, context, proxies, self._policy, self._identity, self._page_size

@@ -89,6 +89,11 @@ class Account:
     anonymous: bool = False
 
     @property
+    def plain(self) -> bool:
+        """Whether it is surely not asked by TLS, as an emulator is not."""
+        return "blobendpoint=http://" in (self.connection or "").lower()
+
+    @property
     def principal(self) -> bool:
         """Whether a service principal is named whole; else the id is a workload's or a machine's."""
         return bool(self.client and self.secret and self.tenant)

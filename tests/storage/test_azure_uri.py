@@ -71,7 +71,9 @@ def test_the_environments_account_goes_before_the_uris_and_is_not_judged():
     ours = account({"AZURE_STORAGE_ACCOUNT_NAME": "acc2"}, uri)
     assert (ours.url, ours.judged) == ("https://acc2.blob.core.windows.net", False)
     string = account({"AZURE_STORAGE_CONNECTION_STRING": "x", "AZURE_STORAGE_ACCOUNT_NAME": "acc2"}, uri)
-    assert (string.connection, string.judged) == ("x", False)
+    assert (string.connection, string.judged, string.plain) == ("x", False, False)
+    emulator = "DefaultEndpointsProtocol=http;BlobEndpoint=http://127.0.0.1:1/a;"
+    assert account({"AZURE_STORAGE_CONNECTION_STRING": emulator}).plain
 
 
 def test_an_id_without_a_secret_is_a_workloads_and_no_service_principal():
