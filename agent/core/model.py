@@ -56,12 +56,14 @@ class DesiredState:
 
     `accepted` counts the entries of the document itself that are good; `models` also holds those that
     stay because their entry was rejected (law 2). `digest` is the sha256 hex of the document's bytes.
+    `ignored_keys` are some of the keys that nobody reads.
     """
 
     models: Mapping[ModelName, ModelSpec]
     rejected: tuple[Rejection, ...] = ()
     accepted: int = 0
     digest: str | None = None
+    ignored_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ __all__ = [
 
 _MAX_URI = 4096
 _MAX_FRAMEWORK = 253
+_MAX_IGNORED = 5  # so many keys that nobody reads are named
 _NAME = re.compile(r"(?!SUCCESS\.)[A-Za-z0-9_-][A-Za-z0-9_.-]{0,252}")
 _URI = re.compile(r"(?:/|[A-Za-z][A-Za-z0-9+.-]*://)[^\s\x00-\x1f\x7f-\x9f]+")
 _ENTRY_FIELDS = frozenset({"modelName", "modelSpec"})
@@ -62,7 +63,8 @@ def desired_state(
     Raises ConfigError where the document as a whole is refused, and where it would remove more than
     *max_removal* of the models of *previous*.
     """
-    entries = [_entry(value) for value in parse_entries(raw)]
+    ignored: set[str] = set()
+    entries = [_entry(value, ignored) for value in parse_entries(raw)]
     names = Counter(entry.name for entry in entries)
     read_memory = _MemoryReader(default_memory_bytes)
     accepted: dict[ModelName, ModelSpec] = {}
@@ -72,7 +74,7 @@ def desired_state(
             if names[entry.name] > 1:
                 _refuse_duplicate(entry)
             name = _model_name(entry)
-            accepted[name] = _spec(entry.value, read_memory)
+            accepted[name] = _spec(entry.value, read_memory, ignored)
         except _EntryError as error:
             rejected.append(Rejection(entry.name, error.reason, f"entry [{index}]: {error.message}"))
     models = accepted | _carried_over(previous, accepted, rejected)
@@ -83,6 +85,7 @@ def desired_state(
         rejected=tuple(rejected),
         accepted=len(accepted),
         digest=hashlib.sha256(raw).hexdigest(),
+        ignored_keys=tuple(sorted(ignored)[:_MAX_IGNORED]),
     )
 
 
@@ -158,11 +161,11 @@ class _Entry(NamedTuple):
     value: Any
 
 
-def _entry(value: Any) -> _Entry:
+def _entry(value: Any, ignored: set[str]) -> _Entry:
     """Find the name that an entry is rejected under, None where there is none to be read."""
     if type(value) is not tuple:
         return _Entry(None, value)
-    fields = _fields(value, _ENTRY_FIELDS)
+    fields = _fields(value, _ENTRY_FIELDS, ignored)
     name = fields.get("modelName")
     if type(name) is str and 0 < len(name) <= 253 and name.isprintable():
         return _Entry(name, fields)
@@ -186,13 +189,13 @@ def _refuse_duplicate(entry: _Entry) -> None:
         raise _EntryError(Reason.DUPLICATE_NAME, "its modelName occurs more than once; leave one of them")
 
 
-def _spec(entry: Mapping[str, Any], read_memory: "_MemoryReader") -> ModelSpec:
+def _spec(entry: Mapping[str, Any], read_memory: "_MemoryReader", ignored: set[str]) -> ModelSpec:
     """Read the modelSpec of an entry. Raises _EntryError with the first thing that is wrong with it."""
     pairs = entry.get("modelSpec")
     if type(pairs) is not tuple:
         kind = "missing" if pairs is None else f"{kind_of(pairs)} where an object is expected"
         raise _EntryError(Reason.INVALID_ENTRY, f"modelSpec is {kind}")
-    fields = _fields(pairs, _SPEC_FIELDS)
+    fields = _fields(pairs, _SPEC_FIELDS, ignored)
     uri = fields.get("storageUri", "")
     if type(uri) is not str:
         raise _EntryError(Reason.INVALID_STORAGE_URI, f"storageUri is {kind_of(uri)}, not a string")
@@ -265,11 +268,11 @@ def _memory_bytes(text: str) -> int:
     return size
 
 
-def _fields(pairs: tuple[tuple[str, Any], ...], fields: frozenset[str]) -> dict[str, Any]:
+def _fields(pairs: tuple[tuple[str, Any], ...], fields: frozenset[str], ignored: set[str]) -> dict[str, Any]:
     """Return the value of each of *fields* as Go's decoder leaves it: later keys win, null changes nothing.
 
     An object under a key that comes twice is merged, for Go decodes it into the same struct. Other keys
-    are ignored.
+    are added to *ignored*.
     """
     found = dict(pairs)
     if found.keys() <= fields and len(pairs) == len(found) and None not in found.values():
@@ -278,8 +281,14 @@ def _fields(pairs: tuple[tuple[str, Any], ...], fields: frozenset[str]) -> dict[
     for key, value in pairs:
         # the long s folds to s; lower() makes the Kelvin sign a k by itself
         field = _BY_FOLDED_KEY.get(key.lower().replace("\u017f", "s"))
+        if field not in fields:
+            ignored.add(_shown(key))
         if field not in fields or value is None:
             continue
         before = found.get(field)
         found[field] = before + value if type(before) is tuple and type(value) is tuple else value
     return found
+
+
+def _shown(key: str) -> str:
+    return key[:40] if key.isprintable() else ascii(key[:40])

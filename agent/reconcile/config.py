@@ -15,6 +15,8 @@ from agent.watch import Document, Unreadable
 
 log = logging.getLogger("agent.config")
 
+MOST_IGNORED = 100  # so many keys are told of at most
+
 
 class Source(Protocol):
     """Where the document is."""
@@ -57,6 +59,7 @@ class ConfigKeeper:
         self._source, self._shelf, self._board, self._rules = source, shelf, board, rules
         self._to_keep: DesiredState | None = None
         self._said_unkept: Reason | None = None
+        self._said_ignored: set[str] = set()
 
     def recall(self) -> DesiredState | None:
         """Return what was accepted last before this start; blocks briefly."""
@@ -141,6 +144,11 @@ class ConfigKeeper:
             "removed": len(before - desired.models.keys()),
         }
         log.info("the document is in force", extra=fields)
+        if before and not desired.models:
+            log.warning(
+                "the document wants no model any more: all are unloaded", extra={"models": len(before)}
+            )
+        self._tell_ignored(desired)
         for entry in desired.rejected:
             extra = {"model": entry.name, "reason": entry.reason, "message_": entry.message}
             log.warning("an entry of the document is rejected", extra=extra)
@@ -154,6 +162,13 @@ class ConfigKeeper:
                 error=None,
             )
         )
+
+    def _tell_ignored(self, desired: DesiredState) -> None:
+        """Name keys that nobody reads, each once: a slip of the pen, or of a later release (fault C12)."""
+        news = [key for key in desired.ignored_keys if key not in self._said_ignored]
+        if news and len(self._said_ignored) < MOST_IGNORED:
+            self._said_ignored.update(news)
+            log.warning("the document has keys that nobody reads", extra={"keys": ", ".join(news)})
 
     def _refuse(self, reason: Reason, message: str, digest: str | None) -> None:
         word = replace(self._board.config, digest=digest, error=(reason, message))

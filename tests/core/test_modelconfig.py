@@ -169,7 +169,15 @@ def test_the_last_of_two_equal_keys_wins_whatever_its_case_and_null_changes_noth
 def test_unknown_keys_are_ignored_so_that_the_format_can_grow():
     document = [entry() | {"extra": [1]}]
     document[0]["modelSpec"]["provenance"] = {"a": "b"}
-    assert read(document).rejected == ()
+    seen = read(document)
+    assert (seen.rejected, seen.ignored_keys) == ((), ("extra", "provenance"))
+
+
+def test_a_few_keys_that_nobody_reads_are_named_and_what_is_misplaced_is_one():
+    keys = {f"k{number}\n": 1 for number in range(9)}
+    seen = read([entry() | keys | {"memory": "1Mi", "MODELNAME": "a"}])
+    assert seen.ignored_keys == ("'k0\\n'", "'k1\\n'", "'k2\\n'", "'k3\\n'", "'k4\\n'")
+    assert read([entry() | {"memory": "1Mi", "x": None}]).ignored_keys == ("memory", "x")
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,8 @@ class Mount:
     def __init__(self) -> None:
         self.mount()
 
-    def mount(self, *names: str) -> None:
-        spec = {"storageUri": "http://h/m", "framework": "sklearn", "memory": "1Mi"}
+    def mount(self, *names: str, **more: object) -> None:
+        spec = {"storageUri": "http://h/m", "framework": "sklearn", "memory": "1Mi", **more}
         raw = json.dumps([{"modelName": name, "modelSpec": spec} for name in names]).encode()
         self._found = Document(raw, sha256(raw).hexdigest())
 
@@ -97,3 +97,19 @@ async def test_a_kept_document_that_cannot_be_read_is_as_if_there_were_none(keep
     shelf.fault = RetryableError(Reason.DISK_ERROR, "reading the accepted document: Input/output error")
     assert keeper.recall() is None
     assert [line.reason for line in caplog.records] == ["DiskError"]
+
+
+async def test_a_key_that_nobody_reads_is_told_once(keeper, mount, caplog):
+    for words in (["a"], ["a", "b"], ["b"]):
+        mount.mount(*words, memroy="1Gi")
+        await keeper.look(lambda _: None)
+    told = [line.keys for line in caplog.records if line.levelno >= logging.WARNING]
+    assert told == ["memroy"]
+
+
+async def test_a_document_that_unloads_everything_is_said_aloud(keeper, mount, caplog):
+    for words in ([], ["a", "b"], []):
+        mount.mount(*words)
+        await keeper.look(lambda _: None)
+    told = [(line.getMessage(), line.models) for line in caplog.records if line.levelno >= logging.WARNING]
+    assert told == [("the document wants no model any more: all are unloaded", 2)]
