@@ -9,6 +9,7 @@ from aiohttp import web
 from tests.e2e.agent_process import until
 from tests.e2e.neighbours import Gate
 from tests.e2e.rig import started
+from tests.fakes.faulty_origin import HONEST, Fault, FaultyOrigin
 
 LAYOUTS = pytest.mark.parametrize("beside", [False, True], ids=["drop-in", "store-beside"])
 CONTENT = b"0123456789abcdef" * (1 << 16)
@@ -285,3 +286,18 @@ async def _loading(rig) -> None:
     async with asyncio.timeout(10):
         while (await rig.stats())["loading_now"] == 0:
             await asyncio.sleep(0.01)
+
+
+async def test_a_hundred_models_come_back_with_their_storage_and_in_no_herd(tmp_path):
+    """All wait for the same outage, and share the connections of the agent as ever (fault S22)."""
+    names = [f"m{number}" for number in range(100)]
+    async with started(tmp_path) as rig:
+        with FaultyOrigin() as origin:
+            for name in names:
+                origin.put(f"/{name}/part", name.encode())
+            origin.every = Fault(hang_up=True)
+            rig.want(**{name: f"{origin.url}/{name}/part" for name in names})
+            await rig.agent.wait(lambda status: all(each["attempts"] for each in status["models"]), 30)
+            origin.every = HONEST
+            await rig.settled(*names, seconds=60)
+            assert origin.most_connections <= 16

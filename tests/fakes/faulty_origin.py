@@ -78,6 +78,7 @@ class FaultyOrigin:
         self.every: Fault = HONEST
         self.asked: list[Asked] = []
         self.sent_bytes = 0
+        self.most_connections = 0  # at any moment so far
         self.on_request: Callable[[Asked], None] = lambda _: None
         self._scripts: dict[str, list[Fault]] = {}
         self._etags: dict[str, str] = {}
@@ -133,6 +134,7 @@ class FaultyOrigin:
         connection = raw
         with self._lock:
             self._connections.add(raw)
+            self.most_connections = max(self.most_connections, len(self._connections))
         try:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._context is not None:
