@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from agent import cli
+from tests.fakes.faulty_origin import FaultyOrigin
 from tests.servers.real import free_ports
 
 ROOT = Path(__file__).parent.parent
@@ -350,3 +351,18 @@ def test_the_environment_gives_the_flags_that_a_storage_container_cannot(
     monkeypatch.setenv("MODELAGENT_BANDWIDTH_LIMIT", "much")
     assert pull(f"file://{source}", tmp_path / "c") == 64
     assert pull(f"file://{source}", tmp_path / "c", "--bandwidth-limit", "1Gi") == 0
+
+
+def test_a_metadata_service_is_not_asked_and_other_networks_are_where_the_operator_says_so(
+    tmp_path, monkeypatch, capsys
+):
+    with FaultyOrigin() as origin:
+        origin.put("/m/a.bin", b"a")
+        assert pull("http://169.254.169.254/m/a.bin", tmp_path / "no") == 1
+        assert "ForbiddenAddress" in capsys.readouterr().err
+        assert pull(f"{origin.url}/m/a.bin", tmp_path / "yes") == 0
+        monkeypatch.setenv("MODELAGENT_DENY_ADDRESS", "metadata,loopback")
+        assert pull(f"{origin.url}/m/a.bin", tmp_path / "never") == 1
+        assert pull("--deny-address", "none", f"{origin.url}/m/a.bin", tmp_path / "flag") == 0
+        assert pull("--deny-address", "nonsense", f"{origin.url}/m/a.bin", tmp_path / "x") == 64
+    assert "--deny-address" in capsys.readouterr().err

@@ -29,6 +29,7 @@ from agent.core.flagvalues import memory
 from agent.core.modelconfig import ConfigError, desired_state
 from agent.core.plan import Rules
 from agent.core.preview import Change, Preview, Size, Verb, preview
+from agent.core.reach import Denied, networks
 from agent.core.redact import harmless
 from agent.core.seen import Seen, default_memory_of, seen_of
 from agent.core.uri import redacted, scheme_of
@@ -171,7 +172,7 @@ async def _status(given: argparse.Namespace, environ: Mapping[str, str]) -> Mapp
 
 
 async def _sizes(uris: Iterable[str], roots: tuple[Path, ...], environ: Mapping[str, str]) -> dict[str, Size]:
-    providers = Providers(environ, roots)
+    providers = Providers(environ, roots, Denied(networks("metadata")))
     slots = asyncio.Semaphore(LISTED_AT_ONCE)
     sizes: dict[str, Size] = {}
 

@@ -30,16 +30,18 @@ from agent.core.errors import AgentError, TerminalError
 from agent.core.flagvalues import at_once, memory, plain
 from agent.core.initializer import InitializerError, Patterns, effective, pairs_of, patterns_of
 from agent.core.model import Revision
+from agent.core.reach import Denied, networks
 from agent.core.reasons import Reason
 from agent.core.revision import revision_of
 from agent.core.sources import SourceError, notes, source_of
+from agent.storage.addresses import permit_all
 from agent.storage.base import Listing, RemoteObject, Source, StorageProvider
 from agent.telemetry.board import progress_words
 from agent.usage import UsageError, no_more
 
 SAY_SECONDS = 1.0
 SAY_SECONDS_TO_LOGS = 5.0
-FROM_ENVIRONMENT = ("cache_dir", "cache_budget", "max_connections", "bandwidth_limit")
+FROM_ENVIRONMENT = ("cache_dir", "cache_budget", "max_connections", "bandwidth_limit", "deny_address")
 """Flags that are also read from MODELAGENT_CACHE_DIR and so on, as `run` reads its own."""
 SERVED_IN_PLACE = "/mnt/models"
 """A source below it is there already: KServe's multi-model servers get it (contract §5)."""
@@ -67,6 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-connections", help="connections to storage at once [default: 16]")
     parser.add_argument("--bandwidth-limit", help="bytes a second, a quantity [default: none]")
+    parser.add_argument(
+        "--deny-address",
+        help="networks that no URI may have connected to, or metadata, loopback, private, none, separated by"
+        " commas [default: metadata]",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,7 @@ class _Job:
     patterns: Patterns
     cache: _Cache | None
     engine: EngineSettings
+    denied: Denied
     folders: tuple[Path, ...]
 
 
@@ -113,12 +121,12 @@ def execute(given: argparse.Namespace, rest: Sequence[str], environ: Mapping[str
             raise UsageError(f"model-agent pull: {error}") from None
     for note in dict.fromkeys([*notes(told), *(each.note for each in sources if each.note)]):
         _say(note)
-    engine = _engine(given)
+    engine, denied = _engine(given), _denied(given)
     cache = _cache(given)
     folders = tuple(Path(folder).absolute() for _, folder in pairs)
     try:
         for source, folder in zip(sources, folders, strict=True):
-            job = _Job(source.environ, patterns, cache, engine, folders)
+            job = _Job(source.environ, patterns, cache, engine, denied, folders)
             asyncio.run(_pull(source.uri, folder, job))
     except AgentError as error:
         sys.stderr.write(f"{error.reason}: {error.message}\n")
@@ -151,6 +159,13 @@ def _engine(given: argparse.Namespace) -> EngineSettings:
         raise UsageError(f"model-agent pull: {flag}: {text!r} {plain(error)}") from None
 
 
+def _denied(given: argparse.Namespace) -> Denied:
+    try:
+        return Denied(networks(given.deny_address or "metadata"))
+    except ValueError as error:
+        raise UsageError(f"model-agent pull: --deny-address: {error}") from None
+
+
 def _cache(given: argparse.Namespace) -> _Cache | None:
     """Return the cache, None without one; one that cannot be used is told, and done without."""
     try:
@@ -177,7 +192,7 @@ async def _pull(uri: str, folder: Path, job: _Job) -> None:
         _say(f"{uri} is served in place; nothing is to be done")
         return
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
-    providers = Providers(job.environ, (Path("/"),))
+    providers = Providers(job.environ, (Path("/"),), job.denied if job.denied.networks else permit_all)
     try:
         chosen = _Chosen(providers, folder, job)
         revision, size, how = await _bring(uri, folder, chosen, job, began)
@@ -243,7 +258,7 @@ def _keep(cache: _Cache, revision: Revision, manifest: Manifest, store: Store) -
 
 
 async def _fetch(uri: str, store: Store, chosen: "_Chosen", job: _Job, began: float) -> Revision:
-    fetcher = Fetcher(chosen, store, Engine(job.engine))
+    fetcher = Fetcher(chosen, store, Engine(job.engine, policy=job.denied))
     progress = Progress(began)
     telling = asyncio.create_task(_tell(progress), name="progress")
     try:
