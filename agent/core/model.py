@@ -139,6 +139,10 @@ class Told:
         """Return the same, not confirmed, with what the server may hold in its stead."""
         return replace(self, confirmed=False, beside_bytes=beside_bytes)
 
+    def found_loaded(self) -> "Told":
+        """Return the same, confirmed: the server holds the name, and nothing else can be what it holds."""
+        return replace(self, confirmed=True, beside_bytes=0).suspecting(self)
+
     def suspecting(self, before: "Told | None", crashed: Revision | None = None) -> "Told":
         """Return the same with the suspect of *before*, or *crashed*, which just took the server down.
 

@@ -226,12 +226,13 @@ class DummyServer:
         return web.json_response({"models": list(self.models)})
 
     async def _index(self, request: web.Request) -> web.Response:
-        """List what is loaded and what lies on disk; MLServer refuses a request without a body."""
+        """List what lies on disk, and what is loaded but for MLServer, which wants a body too."""
         if self.dialect is Dialect.MLSERVER and not request.can_read_body:
             return web.json_response({"detail": "Field required"}, status=422)
         there = await asyncio.to_thread(self._on_disk)
         lingering = {name for name, state in self._unloaded.items() if state == "UNLOADING"}
-        names = sorted(self.models.keys() | there | lingering)
+        loaded = set() if self.dialect is Dialect.MLSERVER else self.models.keys()
+        names = sorted(loaded | there | lingering)
         return web.json_response([self._entry(name) for name in names])
 
     def _entry(self, name: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ the intent is written before the publish, the outcome after; what fails puts the
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import ParamSpec
@@ -21,7 +21,7 @@ from agent.core.model import ModelName, ModelSpec, ObservedState, StoredRevision
 from agent.core.reasons import Reason
 from agent.core.status import ProgressReading
 from agent.reconcile.server_link import ServerLink
-from agent.servers.base import ModelServer
+from agent.servers.base import ModelServer, ModelState
 from agent.telemetry.traces import span
 
 log = logging.getLogger("agent.models")
@@ -165,7 +165,8 @@ class Pod:
 
         A server that loads what it finds would end over such a folder if it is bad, and would be waited for
         in vain. What was confirmed before it stands there again, or nothing does; the name is loaded again
-        from the store as soon as the server answers.
+        from the store as soon as the server answers. Where nothing was there before and the server holds the
+        name now, the load was done, and only our word of it was missing.
         """
         told, previous = self._store.told(), self._store.previous()
         opened = [
@@ -173,21 +174,28 @@ class Pod:
             for name, intent in told.items()
             if not intent.confirmed and not _same_folder(previous.get(name), intent)
         ]
-        if any(good is not None for _, good, _ in opened):
-            await self._find_out_who_serves()
+        held = await self._held_of([name for name, _, _ in opened])
         for name, good, intent in opened:
             faults: list[AgentError] = []
-            await self._alone(self._take_back, name, good, intent, faults)
+            if name in held and good is None and intent.memory_bytes and not intent.beside_bytes:
+                await self._alone(self._note, name, intent.found_loaded(), faults)
+            else:
+                await self._alone(self._take_back, name, good, intent, faults)
             for error in faults:
                 log.warning(
                     "a folder that was never confirmed is not as it was before", extra=_why(name, error)
                 )
 
-    async def _find_out_who_serves(self) -> None:
-        """Have the server's dialect known, if it answers soon: only then is known how it wants a folder."""
+    async def _held_of(self, names: Collection[ModelName]) -> Collection[str]:
+        """Return which of *names* the server holds, if it answers soon; its dialect is known then too."""
+        if not names:
+            return ()
+        self._link.server.doubt(names)
         with suppress(AgentError, TimeoutError):
             async with asyncio.timeout(FIND_SECONDS):
-                await self._link.server.read()
+                reading = await self._link.server.read()
+                return {name for name, state in reading.models.items() if state is ModelState.READY}
+        return ()
 
     # The rest runs on a thread.
 

@@ -66,6 +66,14 @@ class ModelServer(Protocol):
         """
         ...
 
+    def doubt(self, names: Collection[ModelName]) -> None:
+        """Have each reading say of *names* whether they are held, listed or not, until they are asked for.
+
+        An agent before this one may have had them loaded and taken their folders away; an index that is
+        made from folders lists them no more, and they take their memory all the same.
+        """
+        ...
+
     async def load(self, name: ModelName) -> None:
         """Load the folder of that name, replacing an older load; return once the server says READY.
 

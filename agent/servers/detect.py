@@ -111,6 +111,7 @@ class FoundServer:
         self._patience = patience
         self._found = found
         self._server: V2Server | None = None
+        self._doubts: set[ModelName] = set()
 
     @property
     def traits(self) -> Traits:
@@ -120,6 +121,12 @@ class FoundServer:
     async def read(self) -> ServerReading:
         """Find the server if need be, then read it."""
         return await (await self._the_server()).read()
+
+    def doubt(self, names: Collection[ModelName]) -> None:
+        """Have readings tell of *names*; see the seam."""
+        self._doubts.update(names)
+        if self._server is not None:
+            self._server.doubt(names)
 
     async def load(self, name: ModelName) -> None:
         """Find the server if need be, then load."""
@@ -161,6 +168,7 @@ class FoundServer:
                 continue
             protocol = spoken if self._protocol == AUTO else self._protocol
             self._server = PROTOCOLS[protocol](wire, self._patience)
+            self._server.doubt(self._doubts)
             self._found(wire.where, protocol)
             return self._server
         raise RetryableError(

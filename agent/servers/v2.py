@@ -9,7 +9,7 @@ import abc
 import asyncio
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.core.errors import AgentError, RetryableError, TerminalError
 from agent.core.model import ModelName, ModelSpec
@@ -50,12 +50,13 @@ class V2Server(abc.ABC):
         """Names that held a model at the last reading and since; None before the first."""
         self._touched: set[str] = set()
         """Names that a load was asked for since the last reading began."""
+        self._doubts: set[ModelName] = set()
 
     async def read(self) -> ServerReading:
         """Ask health and the list of models; see the seam."""
         self._touched.clear()
         try:
-            reading = await self._reading()
+            reading = await self._with_doubts(await self._reading())
         except (Unreached, Lost) as error:
             if isinstance(error, Unreached) and error.refused:
                 raise ServerGoneError(Reason.SERVER_UNAVAILABLE, f"{self._at}: {error}") from error
@@ -64,9 +65,14 @@ class V2Server(abc.ABC):
         self._present = held | self._touched
         return reading
 
+    def doubt(self, names: Collection[ModelName]) -> None:
+        """Ask about each of *names* until it is asked for; see the seam."""
+        self._doubts.update(names)
+
     async def load(self, name: ModelName) -> None:
         """Load and confirm; see the seam. Once repeated where only a repetition can tell the outcome."""
         deadline = time.monotonic() + self._patience.load
+        self._doubts.discard(name)
         before = self._present is None or name in self._present
         self._touched.add(name)
         if self._present is not None:
@@ -87,6 +93,7 @@ class V2Server(abc.ABC):
                 retry_after_seconds=reply.retry_after_seconds,
             )
         await self._until_gone(name, deadline)
+        self._doubts.discard(name)
         self._touched.discard(name)
         if self._present is not None:
             self._present.discard(name)
@@ -120,6 +127,15 @@ class V2Server(abc.ABC):
     async def _gone(self, name: ModelName) -> bool:
         """Ask whether an unloaded model's memory is free; raises Unreached and Lost."""
         return not await self._is_ready(name)
+
+    async def _with_doubts(self, reading: ServerReading) -> ServerReading:
+        """Add what is held and not listed; raises Unreached and Lost."""
+        unlisted = [name for name in self._doubts if name not in reading.models]
+        held: dict[str, ModelState] = {}
+        for name in unlisted:
+            if await self._is_ready(name):
+                held[name] = ModelState.READY
+        return replace(reading, models={**reading.models, **held}) if held else reading
 
     @property
     def _at(self) -> str:

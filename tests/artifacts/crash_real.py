@@ -77,6 +77,9 @@ class Server:
     async def read(self) -> ServerReading:
         return ServerReading(ready=True, models=self._holds)
 
+    def doubt(self, names: Collection[ModelName]) -> None:
+        """It lists all that it holds."""
+
     async def load(self, name: ModelName) -> None:
         if self._refuses:
             raise TerminalError(Reason.LOAD_REJECTED, "no")

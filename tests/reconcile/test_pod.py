@@ -40,6 +40,9 @@ class ScriptedServer:
             raise ServerGoneError(Reason.SERVER_UNAVAILABLE, "connection refused")
         return ServerReading(ready=True, models=dict.fromkeys(self.holds, ModelState.READY))
 
+    def doubt(self, names: Collection[ModelName]) -> None:
+        """It lists all that it holds."""
+
     async def load(self, name: ModelName) -> None:
         self.meanwhile()
         if self.fault is not None:
@@ -206,6 +209,24 @@ async def test_what_was_published_and_never_confirmed_is_taken_back_at_the_next_
     assert standing(store) == before
     assert not store.told()[A].confirmed, "it is loaded again"
     assert store.told()[A].held_bytes() == 8
+
+
+async def test_a_first_load_that_was_done_and_never_told_is_found_at_the_next_start_and_left_alone(
+    pod, store, server
+):
+    """The agent was killed between the server's answer and its own word of it (law 8)."""
+    load = server.load
+
+    async def load_and_be_killed(name):
+        await load(name)
+        raise KilledError
+
+    server.load = load_and_be_killed
+    with pytest.raises(KilledError):
+        await pod.perform(a_load(store, b"one"))
+    assert not store.told()[A].confirmed
+    await pod.take_back_open_intents()
+    assert (standing(store), store.told()[A].confirmed) == (b"one", True)
 
 
 async def test_at_the_start_what_was_told_is_read_once_however_many_models_there_are(tmp_path, server):

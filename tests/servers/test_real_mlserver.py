@@ -1,6 +1,7 @@
 """The contract on a real MLServer server, and what is its alone."""
 
 import json
+import shutil
 
 import pytest
 import pytest_asyncio
@@ -66,6 +67,19 @@ async def test_settings_deep_in_one_model_make_no_version_of_another(host, serve
     await server.load("intruder")
     await server.load("victim")
     assert (await host.ask("victim"), await host.ask("intruder")) == (3, 4)
+
+
+async def test_what_is_held_without_its_folder_is_in_no_index_and_found_when_it_is_in_doubt(host, server):
+    host.put(server, "orphan", host.files("orphan", 5))
+    await server.load("orphan")
+    shutil.rmtree(host.model_dir / "orphan")
+    other = connect([host.process.url], "mlserver")
+    assert "orphan" not in (await other.read()).models
+    assert await host.ask("orphan") == 5
+    other.doubt(["orphan"])
+    assert (await other.read()).models["orphan"] is ModelState.READY
+    await other.unload("orphan")
+    await other.close()
 
 
 async def test_several_versions_in_one_folder_are_served_as_versions_of_it(host, server):

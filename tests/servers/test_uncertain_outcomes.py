@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 import time
 from dataclasses import replace
 
@@ -348,6 +349,21 @@ async def test_a_reading_of_an_idle_kserve_server_is_one_request(tmp_path):
         for _ in range(3):
             await server.read()
         assert sum(dummy.counts.requests.values()) == before + 3
+
+
+async def test_a_model_whose_folder_is_gone_is_told_of_as_long_as_it_is_in_doubt(dummy):
+    """MLServer makes its index from folders: what it holds beside them takes memory all the same."""
+    async with connected(dummy) as server:
+        await server.load("m")
+        shutil.rmtree(dummy.model_dir / "m")
+        async with running(dummy) as url:
+            other = PROTOCOLS[dummy.dialect](Wire(url))
+            other.doubt(["m", "absent"])
+            for _ in range(2):
+                assert (await other.read()).models["m"] is ModelState.READY
+            await other.unload("m")
+            assert (await other.read()).models.get("m", ModelState.UNAVAILABLE) is ModelState.UNAVAILABLE
+            await other.close()
 
 
 @pytest.fixture
