@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 from contextlib import asynccontextmanager
 from urllib.parse import quote
 
@@ -55,7 +56,7 @@ def bucket(request, seaweedfs):
 @pytest.fixture
 def whole_bucket(request, moto):
     """A bucket for this test alone, in a store that keeps keys as they are, `..` too."""
-    made = Bucket(moto, request.node.name.replace("_", "-")[-60:].strip("-"))
+    made = Bucket(moto, re.sub("[^a-z0-9]+", "-", request.node.name)[-60:].strip("-"))
     yield made
     made.close()
 
