@@ -301,11 +301,8 @@ class Sidecar:
         """Stop when all is done, when nothing more can be, or when the time is over."""
         deadline = self._clock.now() + self._settings.timeout
         while self._clock.now() < deadline:
-            outlook = reconciler.outlook()
-            refused = (
-                self.board.config.error is not None
-                and self.board.config.error[0] is not Reason.CONFIG_MISSING
-            )
+            outlook, error = reconciler.outlook(), self.board.config.error
+            refused = error is not None and error[0] is not Reason.CONFIG_MISSING
             if outlook is not Outlook.WORKING or refused:
                 break
             await asyncio.sleep(ONCE_LOOK_SECONDS)
@@ -316,7 +313,7 @@ class Sidecar:
 
 FAMILIES = {
     "s3": "s3", "gs": "gs", "http": "http", "https": "http", "file": "file", "pvc": "file", "hf": "hf",
-    "abfs": "azure", "abfss": "azure", "az": "azure",
+    "abfs": "azure", "abfss": "azure", "az": "azure", "oci": "oci",
 }  # fmt: skip
 
 
@@ -331,8 +328,7 @@ class Providers:
         allowed_hosts: Sequence[str] = (),
         shared_roots: Sequence[Path] = (),
     ) -> None:
-        self._shared_roots = shared_roots
-        self._environ, self._allowed_roots = environ, allowed_roots
+        self._environ, self._allowed_roots, self._shared_roots = environ, allowed_roots, shared_roots
         self._policy, self._allowed_hosts = policy, allowed_hosts
         self._made: dict[str, StorageProvider] = {}
 
@@ -380,6 +376,10 @@ class Providers:
                 from agent.storage.azure import AzureProvider  # noqa: PLC0415
 
                 return AzureProvider(self._environ, policy=self._policy)
+            case "oci":
+                from agent.storage.oci import OciProvider  # noqa: PLC0415
+
+                return OciProvider(self._environ, policy=self._policy, allowed_hosts=self._allowed_hosts)
             case _:
                 from agent.storage.fsspec_provider import FsspecProvider  # noqa: PLC0415
 

@@ -186,7 +186,12 @@ FLAGS: tuple[Flag, ...] = (
         "networks that no URI may have connected to, or metadata, loopback, private, none, separated by "
         "commas; default metadata, with --enable-puller metadata,loopback",
     ),
-    Flag("allow-host", words, "", "the only hosts that http(s):// may ask, *.domain too; default: any"),
+    Flag(
+        "allow-host",
+        words,
+        "",
+        "the only hosts that http(s):// and oci:// may ask, *.domain too; default: any",
+    ),
     Flag("allow-uri", prefixes, "", "the only prefixes of storageUri, separated by commas; default: any"),
     Flag(
         "signing-key-file",

@@ -334,10 +334,10 @@ def test_the_line_can_be_shared_out(source, tmp_path, capsys):
 
 
 def test_a_source_that_is_not_read_is_refused_before_any_is_pulled(source, tmp_path, capsys):
-    assert pull(f"file://{source}", tmp_path / "a", "oci://registry/image", tmp_path / "b") == 64
+    assert pull(f"file://{source}", tmp_path / "a", "modelscope://o/m", tmp_path / "b") == 64
     assert not (tmp_path / "a").exists()
     said = capsys.readouterr().err
-    assert said.startswith("model-agent pull: oci://registry/image: ")
+    assert said.startswith("model-agent pull: modelscope://o/m: ")
     assert said.count("\n") == 1
 
 

@@ -27,6 +27,11 @@ TAKEN: Final[tuple[tuple[str, str], ...]] = (
         "with the extra `azure`; the account is the one in the URL",
     ),
     ("HF_TOKEN", "to the Hub alone, `HF_ENDPOINT` or huggingface.co"),
+    (
+        "KSERVE_OCI_DOCKER_CONFIG, DOCKER_CONFIG",
+        "docker's config.json, file and folder: `auths`; no credential helper is run",
+    ),
+    ("KSERVE_OCI_INSECURE_REGISTRY", "`1`, `true`, `yes`: registries are asked by plain http"),
     ("<host>-headers", "to that host alone"),
     ("HTTP_PROXY, HTTPS_PROXY, NO_PROXY", "as everywhere"),
     ("AWS_CA_BUNDLE, CA_BUNDLE_CONFIGMAP_NAME, CA_BUNDLE_VOLUME_MOUNT_POINT", "added to what is trusted"),
@@ -41,11 +46,6 @@ REFUSED: Final[tuple[tuple[str, str, str], ...]] = (
         "hdfs:// and webhdfs:// with HDFS_NAMENODE",
         "HDFS_*, TLS_*, KERBEROS_*, HEADERS, N_THREADS",
         "there is no HDFS client here: copy the model to s3://, gs://, https:// or a volume",
-    ),
-    (
-        "oci://",
-        "KSERVE_OCI_*",
-        "images are not unpacked here: let KServe mount it as a modelcar, or copy the model to s3:// or https://",
     ),
     ("modelscope://", "MODELSCOPE_API_TOKEN", "ModelScope is not read here: take hf://, or copy the model"),
     (
@@ -68,7 +68,7 @@ REFUSED: Final[tuple[tuple[str, str, str], ...]] = (
 
 _BLOB = re.compile(r"([a-z0-9]{3,24})\.(?:z\d+\.)?blob\.(?:core\.windows\.net|storage\.azure\.net)")
 _SHARE = re.compile(r"[a-z0-9]{3,24}\.(?:z\d+\.)?file\.(?:core\.windows\.net|storage\.azure\.net)")
-_HDFS, _OCI, _MODELSCOPE, _GIT, _SHARES, _CONFIDENTIAL = (why for _, _, why in REFUSED)
+_HDFS, _MODELSCOPE, _GIT, _SHARES, _CONFIDENTIAL = (why for _, _, why in REFUSED)
 
 
 class SourceError(ValueError):
@@ -89,7 +89,7 @@ def source_of(uri: str, environ: Mapping[str, str], *, azure: bool) -> Source:
     if environ.get("CONFIDENTIAL_ENABLED", "").lower() in {"1", "true", "yes"}:
         raise SourceError(f"CONFIDENTIAL_ENABLED: {_CONFIDENTIAL}")
     scheme = scheme_of(uri)
-    why = {"hdfs": _HDFS, "oci": _OCI, "modelscope": _MODELSCOPE}.get(scheme or "")
+    why = {"hdfs": _HDFS, "modelscope": _MODELSCOPE}.get(scheme or "")
     if scheme == "webhdfs" and environ.get("HDFS_NAMENODE"):
         why = _HDFS
     if scheme in {"http", "https"}:

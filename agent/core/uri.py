@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 TRAINED_MODEL_SCHEMES = ("s3", "gs", "https", "http")
 """What KServe's TrainedModel admission lets through (kserve-contract §2.2)."""
 
-BUILT_IN_SCHEMES = (*TRAINED_MODEL_SCHEMES, "file", "pvc", "hf", "abfs", "abfss", "az")
+BUILT_IN_SCHEMES = (*TRAINED_MODEL_SCHEMES, "file", "pvc", "hf", "abfs", "abfss", "az", "oci")
 """Schemes with a provider of our own; a path that begins with / is `file`. Others go through fsspec."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")

@@ -14,7 +14,7 @@ from agent.core.errors import TerminalError
 from agent.core.reasons import Reason
 from agent.core.uri import redacted, scheme_of
 
-OURS = frozenset({"s3", "s3a", "gs", "gcs", "http", "https", "pvc", "hf", "abfs", "abfss", "az"})
+OURS = frozenset({"s3", "s3a", "gs", "gcs", "http", "https", "pvc", "hf", "abfs", "abfss", "az", "oci"})
 """Schemes with a provider of our own, under any name: a second way in would have other rules."""
 
 REFUSED = frozenset(
@@ -53,12 +53,6 @@ def checked_scheme(uri: str) -> str:
     if any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) < 0xE000 for char in uri):
         raise TerminalError(
             Reason.INVALID_STORAGE_URI, f"{scheme}: the URI has a control character or is not valid Unicode"
-        )
-    if scheme == "oci":  # fsspec's filesystem of that name is Oracle's object storage, not a registry
-        raise TerminalError(
-            Reason.UNSUPPORTED_SCHEME,
-            "oci:// names an image, and images are not unpacked here: let KServe mount it as a modelcar, or "
-            "copy the model to s3:// or https://",
         )
     if scheme in REFUSED or scheme in OURS:
         raise TerminalError(

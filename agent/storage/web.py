@@ -67,9 +67,18 @@ class WebClient:
         self._policy, self._allowed_hosts, self._resolver = policy, allowed_hosts, resolver
         self._session: aiohttp.ClientSession | None = None
 
-    async def ask(self, method: str, url: WebUrl, headers: Mapping[str, str], *, most: int = 0) -> Answer:
+    async def ask(
+        self,
+        method: str,
+        url: WebUrl,
+        headers: Mapping[str, str],
+        *,
+        most: int = 0,
+        form: Mapping[str, str] | None = None,
+    ) -> Answer:
         """Return the answer's headers, whatever it says, and at most *most* bytes of its body.
 
+        *form* is what a POST brings.
         Raises RetryableError(StorageError) for a longer body, where any of it was asked for.
         """
         if not host_allowed(url.origin.hostname, self._allowed_hosts):
@@ -82,6 +91,7 @@ class WebClient:
                 method,
                 URL(url.request, encoded=True),
                 headers=complete(headers),
+                data=form,
                 allow_redirects=False,
                 ssl=context,
                 proxy=self.proxy(url),

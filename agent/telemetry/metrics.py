@@ -26,7 +26,7 @@ from agent.telemetry.board import Board
 
 MODELS_SHOWN = 500
 OTHER = "other"
-SCHEMES = frozenset({*BUILT_IN_SCHEMES, "oci", "webhdfs", "hdfs"})
+SCHEMES = frozenset({*BUILT_IN_SCHEMES, "webhdfs", "hdfs"})
 WATCH_MODES = ("inotify", "watchfiles", "poll")
 SECONDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1200.0)
 PLAN_SECONDS = (0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)

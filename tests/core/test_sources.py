@@ -9,7 +9,16 @@ from agent.core.initializer import InitializerError, effective
 from agent.core.sources import SourceError, notes, source_of
 from agent.storage.azure_uri import account_of, place_of
 
-PLAIN = ["s3://b/m", "gs://b/m", "https://h/m.zip", "file:///m", "/mnt/pvc/m", "hf://o/m", "webhdfs://h:1/m"]
+PLAIN = [
+    "s3://b/m",
+    "gs://b/m",
+    "https://h/m.zip",
+    "file:///m",
+    "/mnt/pvc/m",
+    "hf://o/m",
+    "oci://r.io/m",
+    "webhdfs://h:1/m",
+]
 
 
 @pytest.mark.parametrize("uri", PLAIN)
@@ -23,7 +32,6 @@ def test_what_is_read_is_asked_as_it_is(uri):
     [
         ("hdfs://n/m", {}, "HDFS"),
         ("webhdfs://m", {"HDFS_NAMENODE": "n"}, "HDFS"),
-        ("oci://registry/image:tag", {}, "modelcar"),
         ("modelscope://o/m", {}, "ModelScope"),
         ("https://user:secret@host/o/r.git", {}, "archive of a commit"),
         ("https://acc.file.core.windows.net/share/m?sig=secret", {}, "mount the share"),

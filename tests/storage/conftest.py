@@ -24,6 +24,13 @@ def azurite(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def docker_registry(tmp_path_factory):
+    """Host and port of a real registry that asks nobody who he is."""
+    with objectstores.docker_registry(tmp_path_factory.mktemp("registry")) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
 def admin(seaweedfs):
     """A boto3 client that may write."""
     import boto3  # noqa: PLC0415 - slow to import, and few tests need it

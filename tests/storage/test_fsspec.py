@@ -64,11 +64,6 @@ class TestMemory(FolderContract):
 # --- what is refused
 
 
-async def test_an_image_is_refused_with_what_to_do_instead(provider):
-    with pytest.raises(TerminalError, match=r"UnsupportedScheme: oci:// names an image.*modelcar"):
-        await provider.resolve("oci://registry.example/models/m:1")
-
-
 @pytest.mark.parametrize("scheme", sorted(REFUSED | OURS))
 async def test_local_and_wrapping_schemes_are_refused(provider, scheme):
     with pytest.raises(TerminalError) as caught:

@@ -27,10 +27,12 @@ from agent.storage.azure import AzureProvider
 from agent.storage.gs import GsProvider
 from agent.storage.hf import HfProvider
 from agent.storage.http import HttpProvider
+from agent.storage.oci import OciProvider
 from agent.storage.s3 import S3Provider
 from tests.fakes.faulty_origin import FaultyOrigin
 from tests.fakes.faulty_relay import FaultyRelay
 from tests.fakes.hub import Hub
+from tests.fakes.registry import Pushing, digest_of
 from tests.fakes.tls import server_tls
 from tests.storage.matrix import OTHER, TROUBLES, Place, Trouble
 
@@ -48,11 +50,11 @@ async def stack():
         yield stack
 
 
-@pytest.fixture(params=["s3", "s3 with checksums", "gs", "https", "hf", "azure"])
+@pytest.fixture(params=["s3", "s3 with checksums", "gs", "https", "hf", "azure", "oci"])
 async def make(request, stack, tmp_path) -> Make:
     """Makes models of one scheme, behind one relay and read by one provider; hf has one of each a model."""
-    maker = {"s3": s3, "s3 with checksums": s3, "gs": gs, "https": https, "hf": hf, "azure": azure}
-    return await maker[request.param](request, stack, tmp_path)
+    maker = {"gs": gs, "https": https, "hf": hf, "azure": azure, "oci": oci}
+    return await maker.get(request.param, s3)(request, stack, tmp_path)
 
 
 async def s3(request, stack, tmp_path):
@@ -174,6 +176,33 @@ async def azure(request, stack, tmp_path):
             container.delete_blob,
             checked=True,
         )
+
+    return make
+
+
+async def oci(request, stack, tmp_path):
+    """A put pushes all the files anew, as a tag is moved; what asks for one byte is no read."""
+    host = request.getfixturevalue("docker_registry")
+    blob = lambda asked: "/blobs/" in asked.path and asked.headers.get("range") != "bytes=0-0"  # noqa: E731
+    reads = lambda asked: asked.path.split("/")[2] if blob(asked) else None  # noqa: E731
+    relay = stack.enter_context(FaultyRelay(f"http://{host}", reads))
+    provider = OciProvider({"HOME": str(tmp_path)})
+    stack.push_async_callback(provider.close)
+    pushing = Pushing(host)
+
+    def make():
+        name, files = f"matrix{next(NUMBERS)}", {}
+
+        def put(path, body):
+            files[path] = body
+            pushing.artifact(name, files)
+
+        def remove(path):
+            pushing.remove(name, digest_of(files.pop(path)), "blobs")
+            pushing.artifact(name, files)
+
+        uri = f"oci://{relay.url.partition('://')[2]}/{name}"
+        return Place(uri, name, relay, provider, put, remove, checked=True)
 
     return make
 

@@ -12,6 +12,7 @@ import pytest
 from tests.fakes.faulty_origin import Fault
 from tests.fakes.faulty_relay import FaultyRelay
 from tests.fakes.hub import Hub
+from tests.fakes.registry import Registry
 
 pytestmark = pytest.mark.real
 
@@ -46,6 +47,21 @@ async def azure(request):
         yield relay, "abfs://resumed/model.bin", {"AZURE_STORAGE_CONNECTION_STRING": through}
 
 
+@contextlib.asynccontextmanager
+async def oci(request):
+    """Blobs come from another host than the registry, by URLs that it gives."""
+    async with Registry(login=None).serving() as registry:
+        with FaultyRelay(f"http://127.0.0.1:{registry.elsewhere.port}", blob) as relay:
+            registry.away = relay.url
+            registry.push("resumed", {"model.bin": LARGE})
+            yield relay, f"oci://{registry.host}/resumed", {"HOME": "/nonexistent"}
+
+
+def blob(asked):
+    """Name a read; what is asked for one byte is a look."""
+    return "model" if asked.headers.get("range") != "bytes=0-0" else None
+
+
 def on_disk(folder):
     """How many bytes of LARGE the partial download has by now."""
     for partial in folder.glob("store/.agent-part-*"):
@@ -55,7 +71,7 @@ def on_disk(folder):
     return 0
 
 
-@pytest.mark.parametrize("scheme", [hf, azure])
+@pytest.mark.parametrize("scheme", [hf, azure, oci])
 async def test_after_sigkill_at_most_a_mebibyte_a_connection_is_fetched_again(scheme, request, tmp_path):
     request.getfixturevalue("azurite")
     async with scheme(request) as (relay, uri, environ):

@@ -1,0 +1,191 @@
+"""`oci://registry/repository:tag`, or `@sha256:…`: an artifact of an OCI registry, a layer a file.
+
+A listing is of one manifest, whose bytes are hashed. A file's identity is its digest and nothing else, so
+that two models, tags or registries that hold it share its blob. Whatever brings its bytes, a registry or the
+host that it redirects to, they are proved by their sha256.
+"""
+
+import asyncio
+import platform
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from agent.core.errors import AgentError, RetryableError, TerminalError
+from agent.core.oci import Content, Files, Index, Layer, Layered, Reference, blob_of, chosen, reference_of
+from agent.core.reasons import Reason
+from agent.storage.addresses import AddressPolicy, permit_all
+from agent.storage.base import HttpSource, Listing, RemoteObject
+from agent.storage.oci_client import Landing, RegistryClient, registry_error
+from agent.storage.trust import trust_of
+from agent.storage.web import REDIRECTS, complete
+
+MAX_REMEMBERED = 4096  # landings, about 2 KiB each
+MAX_AT_ONCE = 32  # blobs asked after
+FRESH_SECONDS = 10.0  # what is refused sooner than this did not expire
+LANDED_SECONDS = 240.0  # signed URLs of registries are good for five minutes and more
+
+ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
+"""How Go, and so an index, calls what Linux calls otherwise."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """Where a blob's bytes are, as long as that is so."""
+
+    landing: Landing
+    at: float
+    expired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """Reads the answers of one landing."""
+
+    where: str
+    expire: Callable[[], bool] = field(repr=False)
+    again: Callable[[], None] = field(repr=False)
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> AgentError:
+        """Translate by status; a token and a signed URL may have ended, a redirect is followed anew."""
+        del body
+        if status in REDIRECTS:
+            self.again()
+            return RetryableError(
+                Reason.STORAGE_ERROR, f"{self.where} is redirected once more; it is looked for anew"
+            )
+        if status in {400, 401, 403, 410} and self.expire():
+            return RetryableError(
+                Reason.ACCESS_DENIED,
+                f"{self.where} is refused by now (status {status}); a token or a URL is asked for anew",
+            )
+        return registry_error(status, headers, self.where, listed=True)
+
+    def checksums(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """Nothing: the manifest has told all."""
+        del headers
+        return {}
+
+
+class OciProvider:
+    """Registries of OCI and of Docker, read with what docker's config.json has for each.
+
+    *policy* and *allowed_hosts* hold for the registry, its token server and where its blobs are.
+    """
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        *,
+        policy: AddressPolicy = permit_all,
+        allowed_hosts: Sequence[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+        machine: str | None = None,
+    ) -> None:
+        machine = machine or platform.machine()
+        self._platform = f"linux/{ARCHITECTURES.get(machine, machine)}"
+        self._clock = clock
+        self._trust = trust_of(environ)
+        self._client = RegistryClient(
+            environ, self._trust, policy=policy, allowed_hosts=allowed_hosts, clock=clock
+        )
+        self._slots = asyncio.Semaphore(MAX_AT_ONCE)
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._asking: dict[str, asyncio.Lock] = {}
+
+    @property
+    def hanging(self) -> int:
+        """None: it has no thread that a library could keep."""
+        return 0
+
+    async def resolve(self, uri: str) -> Listing:
+        """List the manifest that the tag is now."""
+        reference = reference_of(uri)
+        digest, content = await self._client.manifest(reference)
+        if isinstance(content, Index):
+            reference = chosen(content, self._platform, reference)
+            digest, content = await self._client.manifest(reference)
+        return _listing(content, Reference(reference.registry, reference.repository, None, digest))
+
+    async def source(self, obj: RemoteObject) -> HttpSource:
+        """Say what to request; asks the registry once for each blob, and again when that is old."""
+        blob = blob_of(obj.key)
+        known = self._remembered(obj.key) or await self._landed(obj.key, blob)
+        landing = known.landing
+        own = {} if landing.elsewhere else await self._client.authorization(blob)
+        return HttpSource(
+            url=landing.url.request,
+            answers=_Answers(
+                str(blob), lambda: self._expire(known, blob, own), lambda: setattr(known, "expired", True)
+            ),
+            headers=complete(own),
+            ssl_context=await self._trust.context() if landing.url.origin.scheme == "https" else None,
+            proxy=self._client.web.proxy(landing.url),
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    def _remembered(self, key: str) -> _Known | None:
+        known = self._known.get(key)
+        if known is None or known.expired:
+            return None
+        old = known.landing.elsewhere and self._clock() - known.at > LANDED_SECONDS
+        return None if old else known
+
+    async def _landed(self, key: str, blob: Reference) -> _Known:
+        """Ask the registry, once for all who want to know at the same time."""
+        lock = self._asking.setdefault(key, asyncio.Lock())
+        try:
+            async with lock:
+                if (found := self._remembered(key)) is not None:
+                    return found
+                async with self._slots:
+                    landing = await self._client.land(blob)
+                known = self._known[key] = _Known(landing, self._clock())
+                self._known.move_to_end(key)
+                if len(self._known) > MAX_REMEMBERED:
+                    self._known.popitem(last=False)
+                return known
+        finally:
+            self._asking.pop(key, None)
+
+    def _expire(self, known: _Known, blob: Reference, used: Mapping[str, str]) -> bool:
+        """Note that what was asked is refused; False where asking anew would not help."""
+        if known.landing.elsewhere:
+            known.expired = self._clock() - known.at >= FRESH_SECONDS
+            return known.expired
+        return self._client.doubt(blob, used, FRESH_SECONDS)
+
+
+def _listing(content: Content, manifest: Reference) -> Listing:
+    match content:
+        case Files(layers):
+            found = tuple(_object(manifest, layer, layer.title or "") for layer in layers)
+            return Listing(found, single=len(found) == 1)
+        case Layered((layer,), ""):
+            return Listing((_object(manifest, layer, "layer.tar"),), single=True)
+        case Layered(_, ""):
+            problem = "holds several packed folders; push one, or the files themselves"
+        case Layered():
+            problem = (
+                "is an image, and images are not unpacked here: push the model's files as an artifact (oras "
+                "push), let KServe mount it as a modelcar, or copy the model to s3:// or https://"
+            )
+        case Index():
+            problem = "is an index in an index"
+    raise TerminalError(Reason.STORAGE_ERROR, f"{manifest} {problem}")
+
+
+def _object(manifest: Reference, layer: Layer, path: str) -> RemoteObject:
+    return RemoteObject(
+        path=path,
+        key=f"{manifest.registry}/{manifest.repository}@{layer.digest}",
+        size=layer.size,
+        identity=f"oci:{layer.digest}?size={layer.size}",
+        checksums={"sha256": layer.sha256},
+        media_type=layer.media_type,
+    )
