@@ -6,7 +6,7 @@ verified before is never asked for again; what cannot be verified is thrown away
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from agent.artifacts.digests import strongest
 from agent.artifacts.errors import disk_errors
 from agent.artifacts.flights import Flight, Flights
 from agent.artifacts.manifest import BlobId, Entry, Manifest, blob_id
-from agent.artifacts.orders import Moved, Mover, Order
+from agent.artifacts.orders import Moved, Mover, Order, carrying
 from agent.artifacts.progress import Progress
 from agent.artifacts.retries import patiently
 from agent.artifacts.store import Store
@@ -31,7 +31,7 @@ from agent.core.reach import uri_refusal
 from agent.core.reasons import Reason
 from agent.core.revision import revision_of
 from agent.core.uri import redacted, scheme_of
-from agent.storage.base import HttpSource, Listing, RemoteObject, Source, StorageProvider
+from agent.storage.base import Listing, RemoteObject, StorageProvider
 from agent.telemetry.traces import outgoing, span
 
 PROOFS = ("seen-first", "provider", "declared", "signed")
@@ -158,6 +158,8 @@ class Fetcher:
             await self._move(provider, plan, progress)
         manifest = _manifest(uri, resolved_at, [plan.landed[obj.path] for obj in listing.objects])
         with span("verify"):
+            if listing.packed:
+                return await self._conclude_layers(manifest, listing, plan)
             if not listing.single:
                 return await self._threads.run(partial(self._conclude, manifest, declared))
             return await self._conclude_single(manifest, listing.objects[0], plan)
@@ -176,6 +178,16 @@ class Fetcher:
         unpacked = replace(manifest, entries=members, unpacked_from=identity)
         stored = await self._threads.run(partial(self._conclude, unpacked, work.declared))
         await self._threads.run(partial(self._store.discard, archive.blob))
+        return stored
+
+    async def _conclude_layers(self, manifest: Manifest, listing: Listing, work: _Work) -> StoredRevision:
+        """Take what the layers leave, and let go of those that gave files once these are committed."""
+        landed = [work.landed[obj.path] for obj in listing.objects]
+        model = await self._archives.model([(each.entry, each.identity) for each in landed], listing)
+        manifest = replace(manifest, entries=model.entries, unpacked_from=manifest.revision)
+        stored = await self._threads.run(partial(self._conclude, manifest, work.declared))
+        for blob in model.emptied:
+            await self._threads.run(partial(self._store.discard, blob))
         return stored
 
     def _provider(self, uri: str) -> StorageProvider:
@@ -321,22 +333,6 @@ class Fetcher:
             identity=identity,
             proof=proof,
         )
-
-
-def carrying(
-    headers: Mapping[str, str], source: Callable[[], Awaitable[Source]]
-) -> Callable[[], Awaitable[Source]]:
-    """Return *source* with *headers* on its requests too; they are not signed, so a signature stays good."""
-
-    async def carried() -> Source:
-        found = await source()
-        if not isinstance(found, HttpSource):
-            return found
-        given = {name.lower() for name in found.headers}
-        fresh = {name: value for name, value in headers.items() if name not in given}
-        return replace(found, headers={**found.headers, **fresh})
-
-    return carried if headers else source
 
 
 def judge(obj: RemoteObject, moved: Moved) -> tuple[str | None, str]:

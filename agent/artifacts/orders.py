@@ -6,12 +6,12 @@ is decided in `settle`, for every kind of source alike.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from agent.artifacts.progress import Meter
-from agent.storage.base import RemoteObject, Source
+from agent.storage.base import HttpSource, RemoteObject, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +59,19 @@ class Mover(Protocol):
     def close(self) -> None:
         """Stop everything and give back connections; does not wait for a thread that hangs."""
         ...
+
+
+def carrying(
+    headers: Mapping[str, str], source: Callable[[], Awaitable[Source]]
+) -> Callable[[], Awaitable[Source]]:
+    """Return *source* with *headers* on its requests too; they are not signed, so a signature stays good."""
+
+    async def carried() -> Source:
+        found = await source()
+        if not isinstance(found, HttpSource):
+            return found
+        given = {name.lower() for name in found.headers}
+        fresh = {name: value for name, value in headers.items() if name not in given}
+        return replace(found, headers={**found.headers, **fresh})
+
+    return carried if headers else source

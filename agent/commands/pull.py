@@ -280,8 +280,8 @@ class _Chosen:
         return _Chooser(self._providers(scheme), self)
 
     def choose(self, listing: Listing) -> Listing:
-        """Return what is wanted of a listing. An object that the URI names itself is wanted in any case."""
-        if not listing.single:
+        """Return what is wanted of a listing: all of what the URI names itself, or has packed."""
+        if not listing.single and not listing.packed:
             kept = tuple(obj for obj in listing.objects if self._patterns.keep(obj.path))
             if not kept:
                 raise TerminalError(

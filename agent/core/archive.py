@@ -160,6 +160,13 @@ def archive_kind(name: str, media_type: str | None, head: bytes) -> ArchiveKind 
     return kind
 
 
+def layer_kind(head: bytes) -> ArchiveKind:
+    """Return how to unpack a layer of an image, which is a tar whatever is in it, nothing too."""
+    if head.startswith(_GZIP):
+        return ArchiveKind.TAR_GZ
+    return ArchiveKind.TAR_ZST if head.startswith(_ZSTD) else ArchiveKind.TAR
+
+
 def looks_like_tar(block: bytes) -> bool:
     """Tell whether *block* begins with a tar header: by its checksum, by `ustar` where it is cut short."""
     if len(block) >= BLOCK:

@@ -35,7 +35,9 @@ _LAYER_TYPE = re.compile(
 _IMAGE_CONFIGS = frozenset(
     {"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"}
 )
-_PACKED_TYPE = re.compile(r".*\.tar(?:\+gzip|\+zstd)?", re.DOTALL)
+_PACKED_TYPE = re.compile(r".*\.tar(?:[+.]gzip|[+.]zstd)?", re.DOTALL)
+MOST_PACKED: Final = 256
+"""Twice what Docker builds; a process unpacks each."""
 _TITLES = ("org.opencontainers.image.title", "org.cncf.model.filepath")
 _UNPACK = "io.deis.oras.content.unpack"
 _ATTESTATION = "vnd.docker.reference.type"
@@ -102,10 +104,10 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Layered:
-    """Archives one over the other, lowest first; the model is what they leave below the folder `below`."""
+    """Packed folders and files one over the other, lowest first; of an image what is `below` a folder."""
 
     layers: tuple[Layer, ...]
-    below: str
+    below: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,26 +225,25 @@ def _sorted_out(layers: Sequence[Layer], document: Mapping[str, Any], where: Ref
         raise TerminalError(Reason.NOT_FOUND, f"{where} has no layers, so there is no model in it")
     config = document.get("config")
     kind = config.get("mediaType") if isinstance(config, Mapping) else None
-    titled = [each for each in layers if each.title is not None]
+    titled = any(each.title is not None for each in layers)
     if not titled and kind in _IMAGE_CONFIGS and not document.get("artifactType"):
         if other := next((each for each in layers if not _LAYER_TYPE.fullmatch(each.media_type)), None):
-            raise _odd(
-                where, f"has a layer of the type {other.media_type[:100]!r}; tar, plain or gzip, is read"
-            )
-        return Layered(tuple(layers), "models")
-    if all(each.packed for each in layers):
-        return Layered(tuple(layers), "")
-    if len(titled) < len(layers):
-        bare = next(each for each in layers if each.title is None)
+            raise _odd(where, f"has a layer of the type {other.media_type[:100]!r}; tars of images are read")
+        return _layered([replace(each, packed=True) for each in layers], "models", where)
+    if bare := next((each for each in layers if each.title is None and not each.packed), None):
         raise _odd(
             where, f"has a layer without a title, of the type {bare.media_type[:100]!r}: no file's name"
         )
-    if folder := next((each for each in layers if each.packed), None):
-        raise _odd(
-            where, f"holds files and {folder.title!r}, which is a packed folder; push all of them as files"
-        )
-    check_tree(relative_path(each.title or "") for each in layers)
+    check_tree(relative_path(each.title or "") for each in layers if not each.packed)
+    if any(each.packed for each in layers):
+        return _layered(layers, None, where)
     return Files(tuple(sorted(layers, key=lambda each: each.title or "")))
+
+
+def _layered(layers: Sequence[Layer], below: str | None, where: Reference) -> Layered:
+    if sum(each.packed for each in layers) > MOST_PACKED:
+        raise _odd(where, f"has more than {MOST_PACKED} archives to unpack; build it of fewer layers")
+    return Layered(tuple(layers), below)
 
 
 def _layer(each: Any, where: Reference) -> Layer:
@@ -252,11 +253,17 @@ def _layer(each: Any, where: Reference) -> Layer:
             notes = rest.get("annotations")
             notes = notes if isinstance(notes, Mapping) else {}
             titles = [notes[name] for name in _TITLES if isinstance(notes.get(name), str)]
-            vendor = not kind.startswith(("application/vnd.oci.image.", "application/vnd.docker."))
-            packed = notes.get(_UNPACK) == "true" or (vendor and _PACKED_TYPE.fullmatch(kind) is not None)
+            told = notes.get(_UNPACK)
+            packed = told == "true" if isinstance(told, str) else _is_packed(kind)
             return Layer(digest, size, kind, titles[0] if titles else None, packed)
         case _:
             raise _odd(where, "has a layer without a digest, a size or a type")
+
+
+def _is_packed(kind: str) -> bool:
+    """Tell whether a layer of this type is a folder; oras gives plain files the type of a plain tar."""
+    plain = kind == "application/vnd.oci.image.layer.v1.tar"
+    return not plain and _PACKED_TYPE.fullmatch(kind) is not None
 
 
 def _choice(each: Mapping[str, Any], where: Reference) -> Choice:

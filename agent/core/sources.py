@@ -13,7 +13,10 @@ from agent.core.uri import redacted, scheme_of
 
 TAKEN: Final[tuple[tuple[str, str], ...]] = (
     ("STORAGE_CONFIG, STORAGE_OVERRIDE_CONFIG", "`type` `s3`: endpoint, keys, region, CA, verify, anonymous"),
-    ("STORAGE_ALLOW_PATTERNS, STORAGE_IGNORE_PATTERNS", "which files of a URI; an object named by it passes"),
+    (
+        "STORAGE_ALLOW_PATTERNS, STORAGE_IGNORE_PATTERNS",
+        "which files of a URI; an object named by it passes, and what is packed in layers",
+    ),
     (
         (
             "AWS_*, awsAnonymousCredential, S3_ENDPOINT, S3_USE_HTTPS, S3_VERIFY_SSL, S3_USER_VIRTUAL_BUCKET,"

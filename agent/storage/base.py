@@ -41,13 +41,18 @@ class RemoteObject:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Everything under a URI at one moment, sorted by path; never empty.
+    """Everything under a URI at one moment, sorted by path, or lowest first; never empty.
 
     `single` is true where the URI named one object, which then is the directory's only file.
+    `packed` are the paths of objects that are tars, plain or compressed: the model is what is in them, and
+    the other objects; what a later one has replaces what an earlier one has at the same path.
+    `below` names the folder in them that the model is, where they are the layers of an image.
     """
 
     objects: tuple[RemoteObject, ...]
     single: bool = False
+    packed: frozenset[str] = frozenset()
+    below: str | None = None
 
 
 class HttpAnswers(Protocol):

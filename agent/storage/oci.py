@@ -1,4 +1,4 @@
-"""`oci://registry/repository:tag`, or `@sha256:…`: an artifact of an OCI registry, a layer a file.
+"""`oci://registry/repository:tag`, or `@sha256:…`: an artifact of a registry, a layer a file; or an image.
 
 A listing is of one manifest, whose bytes are hashed. A file's identity is its digest and nothing else, so
 that two models, tags or registries that hold it share its blob. Whatever brings its bytes, a registry or the
@@ -15,6 +15,7 @@ from typing import Final
 
 from agent.core.errors import AgentError, RetryableError, TerminalError
 from agent.core.oci import Content, Files, Index, Layer, Layered, Reference, blob_of, chosen, reference_of
+from agent.core.paths import check_tree
 from agent.core.reasons import Reason
 from agent.storage.addresses import AddressPolicy, permit_all
 from agent.storage.base import HttpSource, Listing, RemoteObject
@@ -166,18 +167,21 @@ def _listing(content: Content, manifest: Reference) -> Listing:
         case Files(layers):
             found = tuple(_object(manifest, layer, layer.title or "") for layer in layers)
             return Listing(found, single=len(found) == 1)
-        case Layered((layer,), ""):
+        case Layered((layer,), None):
             return Listing((_object(manifest, layer, "layer.tar"),), single=True)
-        case Layered(_, ""):
-            problem = "holds several packed folders; push one, or the files themselves"
-        case Layered():
-            problem = (
-                "is an image, and images are not unpacked here: push the model's files as an artifact (oras "
-                "push), let KServe mount it as a modelcar, or copy the model to s3:// or https://"
-            )
+        case Layered(layers, below):
+            named = [_layer_path(number, layer) for number, layer in enumerate(layers)]
+            check_tree(named)
+            found = tuple(_object(manifest, layer, path) for layer, path in zip(layers, named, strict=True))
+            packed = frozenset(path for layer, path in zip(layers, named, strict=True) if layer.packed)
+            return Listing(found, packed=packed, below=below)
         case Index():
-            problem = "is an index in an index"
-    raise TerminalError(Reason.STORAGE_ERROR, f"{manifest} {problem}")
+            raise TerminalError(Reason.STORAGE_ERROR, f"{manifest} is an index in an index")
+
+
+def _layer_path(number: int, layer: Layer) -> str:
+    """Name an object; a packed one's name is in no model, and promises a tar."""
+    return f"layer-{number:04}-{layer.sha256[:12]}.tar" if layer.packed else layer.title or ""
 
 
 def _object(manifest: Reference, layer: Layer, path: str) -> RemoteObject:

@@ -6,14 +6,19 @@ reader (`expect`, redirects refused, `recheck`).
 
 import asyncio
 import os
+from pathlib import Path
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
+from agent.artifacts.engine.engine import Engine
+from agent.artifacts.fetch import Fetcher
+from agent.artifacts.progress import Progress
+from agent.artifacts.store import Store
 from agent.core.errors import RetryableError
 from agent.core.reasons import Reason
-from agent.storage.base import FileSource, HttpSource, ReaderSource, Source
+from agent.storage.base import FileSource, HttpSource, ReaderSource, Source, StorageProvider
 
 BLOCK = 1 << 16
 
@@ -105,3 +110,16 @@ async def _read_reader(source: ReaderSource, identity: str, start: int, stop: in
     if await source.recheck() != identity:
         raise RetryableError(Reason.SNAPSHOT_CHANGED, "another identity than when it was listed")
     return b"".join(parts)
+
+
+async def fetched(provider: StorageProvider, uri: str, folder: Path) -> tuple[dict[str, bytes], str]:
+    """Fetch a URI by the engine into a store of *folder*; the model's files, and what proves them."""
+    with Store.open(folder / "models", folder / "store") as store:
+        fetcher = Fetcher(lambda _: provider, store, Engine())
+        try:
+            stored = await fetcher.fetch(uri, Progress(), relist=True)
+        finally:
+            await fetcher.close()
+        found = store.manifest(stored.uri, stored.revision)
+        assert found is not None
+        return {each.path: store.blob_path(each.blob).read_bytes() for each in found.entries}, found.proof

@@ -161,7 +161,7 @@ def test_files_are_listed_sorted_below_the_folder_and_beside_each_other_or_not_a
         ([], {}, "no layers"),
         ([layer("application/vnd.oci.empty.v1+json")], {}, "no layers"),
         ([layer(title="a"), layer("application/x-notes")], {}, "without a title, of the type"),
-        ([layer(title="a"), layer(title="d", **{"io.deis.oras.content.unpack": "true"})], {}, "packed f"),
+        ([layer(title="a"), *[layer(TAR_GZ, "d")] * 257], {}, "more than 256 archives"),
         ([layer() | {"digest": "sha512:" + "0" * 128}], {}, "digest 'sha512'; sha256 is"),
         ([layer() | {"digest": "../../x"}], {}, "digest 'none'"),
         ([{"mediaType": "x", "digest": f"sha256:{HEX}"}], {}, "without a digest, a size or a type"),
@@ -187,11 +187,15 @@ def test_an_image_is_its_layers_in_order_below_models():
     [
         layer("application/vnd.cncf.model.weight.v1.tar", "m"),
         layer("application/vnd.kitops.modelkit.model.v1.tar+gzip"),
-        layer(TAR_GZ, "folder", **{"io.deis.oras.content.unpack": "true"}),
+        layer("application/x", "folder", **{"io.deis.oras.content.unpack": "true"}),
+        layer(TAR_GZ, "folder"),
     ],
 )
 def test_a_packed_folder_is_told_from_a_file(packed):
-    assert read([packed]).below == ""
+    assert read([packed]) == Layered(read([packed]).layers, None)
+    assert read([packed]).layers[0].packed
+    beside = read([packed, layer(title="config.json", number=1)])
+    assert [each.packed for each in beside.layers] == [True, False]
     assert isinstance(read([layer("application/vnd.oci.image.layer.v1.tar", "model.bin")]), Files)
     assert isinstance(read([layer("application/vnd.cncf.model.weight.v1.raw", "model.bin")]), Files)
 

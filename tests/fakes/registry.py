@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from aiohttp import web
 
@@ -22,6 +23,16 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 TITLE = "org.opencontainers.image.title"
 EMPTY = b"{}"
+IMAGE = "application/vnd.oci.image.config.v1+json"
+LOGIN = "reader:s3cret/pass"
+SECRETS = (LOGIN, "s3cret", base64.b64encode(LOGIN.encode()).decode(), "t0ken", "s1gn")
+
+
+def docker_config(folder: Path, host: str, **entry: str) -> dict[str, str]:
+    """Write docker's config.json, by default with `LOGIN`; return the environment that names it."""
+    file = folder / "config.json"
+    file.write_text(json.dumps({"auths": {host: entry or {"auth": SECRETS[2]}}}))
+    return {"KSERVE_OCI_DOCKER_CONFIG": str(file)}
 
 
 def digest_of(content: bytes) -> str:
@@ -112,7 +123,7 @@ class Registry(Origin):
     `away`: the origin that blobs are redirected to. `realm` stands in the place of the true one.
     """
 
-    login: str | None = "reader:s3cret/pass"
+    login: str | None = LOGIN
     refresh: str | None = None
     basic: bool = False
     seconds: int | None = 300

@@ -2,6 +2,7 @@
 
 import pytest
 
+from agent.storage.oci import OciProvider
 from agent.storage.s3 import S3Provider
 from tests.fakes import objectstores
 
@@ -57,6 +58,20 @@ async def connect_s3():
 
     def connect(environ, **more):
         made.append(S3Provider(environ, **more))
+        return made[-1]
+
+    yield connect
+    for provider in made:
+        await provider.close()
+
+
+@pytest.fixture
+async def connect_oci():
+    """Make providers of registries that are closed at the end."""
+    made = []
+
+    def connect(environ, **more):
+        made.append(OciProvider(environ, **more))
         return made[-1]
 
     yield connect

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from agent.artifacts.fetch import carrying
+from agent.artifacts.orders import carrying
 from agent.core.errors import TerminalError
 from agent.storage.azure import AzureProvider
 from agent.storage.gs import GsProvider

@@ -59,12 +59,12 @@ def _unpack(job: Job) -> int:
         case ArchiveKind.ZIP:
             unpack_zip(job.archive, sink, job.limits.members)
         case ArchiveKind.TAR:
-            unpack_tar(streams.Stream(streams.plain(job.archive), sink.expand), sink)
+            unpack_tar(streams.Stream(streams.plain(job.archive), sink.expand), sink, job.below)
         case ArchiveKind.TAR_GZ:
-            unpack_tar(streams.Stream(streams.gunzipped(job.archive), sink.expand), sink)
+            unpack_tar(streams.Stream(streams.gunzipped(job.archive), sink.expand), sink, job.below)
         case ArchiveKind.TAR_ZST:
-            unpack_tar(streams.Stream(streams.unzstd(job.archive), sink.expand), sink)
-    if not counted:
+            unpack_tar(streams.Stream(streams.unzstd(job.archive), sink.expand), sink, job.below)
+    if not counted and job.below is None:
         raise refused("the archive holds no file")
     return counted
 

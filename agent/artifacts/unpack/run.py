@@ -10,6 +10,7 @@ import stat
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from agent.artifacts.blobs import part_file
@@ -20,6 +21,7 @@ from agent.artifacts.unpack.wire import (
     Begin,
     Done,
     Failed,
+    Hidden,
     Job,
     Limits,
     Member,
@@ -31,6 +33,7 @@ from agent.artifacts.unpack.wire import (
 )
 from agent.core.archive import ArchiveKind
 from agent.core.errors import AgentError, RetryableError, TerminalError
+from agent.core.layers import Hides, Layer
 from agent.core.paths import relative_path
 from agent.core.reasons import Reason
 
@@ -59,20 +62,47 @@ async def unpack(
     Raises TerminalError(ArchiveRefused, ArchiveTooLarge) for what the archive is: a retry would read the
     same bytes. Raises RetryableError for what the disk, memory or process limits refuse.
     """
-    ledger = _Ledger(identity, limits)
+    return tuple((await _unpacked(archive, kind, folder, identity, limits, child, None)).members)
+
+
+async def unpack_layer(
+    archive: Path,
+    kind: ArchiveKind,
+    folder: Path,
+    identity: str,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    below: str,
+) -> Layer[Member]:
+    """Lay down what a layer of an image has below a folder, as `unpack` does; there may be nothing."""
+    ledger = await _unpacked(archive, kind, folder, identity, limits, CHILD, below)
+    return Layer({each.path: each for each in ledger.members}, tuple(ledger.hidden))
+
+
+async def _unpacked(
+    archive: Path,
+    kind: ArchiveKind,
+    folder: Path,
+    identity: str,
+    limits: Limits,
+    child: Sequence[str],
+    below: str | None,
+) -> "_Ledger":
+    ledger = _Ledger(identity, limits, layered=below is not None)
     unpacked = False
     try:
         with disk_errors("unpacking an archive", volume=folder):
             source, target = await asyncio.to_thread(_open, archive, folder)
             try:
                 job = await asyncio.to_thread(_job, source, target, kind, identity, limits)
+                job = replace(job, below=below)
                 await _run(child, job, ledger)
                 await asyncio.to_thread(_check, target, ledger.members)
             finally:
                 os.close(source)
                 os.close(target)
         unpacked = True
-        return tuple(ledger.members)
+        return ledger
     finally:
         if not unpacked:
             await asyncio.to_thread(_remove, folder, identity, ledger.begun)
@@ -81,7 +111,9 @@ async def unpack(
 class _Ledger:
     """What the child said so far, checked as far as a parent can."""
 
-    def __init__(self, identity: str, limits: Limits) -> None:
+    def __init__(self, identity: str, limits: Limits, *, layered: bool) -> None:
+        self.hidden: list[tuple[str, Hides]] = []
+        self._layered, self._most = layered, limits.members
         self.begun: set[str] = set()
         self.members: list[Member] = []
         self.done = False
@@ -98,16 +130,23 @@ class _Ledger:
                 if blob != member_blob(self._identity, path) or path not in self.begun:
                     raise ValueError(f"a member under another name: {path[:200]!r}")
                 self.members.append(message)
+            case Hidden(path, how):
+                self._hide(path, how)
             case Refused(reason, words):
                 raise TerminalError(Reason(reason), words[:_MAX_WORDS])
             case Failed(number):
                 raise OSError(number, "the unpacking child failed")
             case Done(members):
-                if members != len(self.members) or not members:
+                if members != len(self.members) or not (members or self._layered):
                     raise ValueError("not all members were told")
                 self.done = True
             case Written():
                 pass
+
+    def _hide(self, path: str, how: str) -> None:
+        if not self._layered or len(self.hidden) >= self._most:
+            raise ValueError("it hides more than it may")
+        self.hidden.append((relative_path(path) if path else path, Hides(how)))
 
     def take_rest(self, lines: Iterable[bytes]) -> None:
         """Note which files a child that was stopped may have made besides."""

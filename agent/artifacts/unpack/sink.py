@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable, Iterable
 
 from agent.artifacts.manifest import BlobId, blob_id
-from agent.artifacts.unpack.wire import Begin, Limits, Member, Message, Written
+from agent.artifacts.unpack.wire import Begin, Hidden, Limits, Member, Message, Written
 from agent.core.errors import TerminalError
+from agent.core.layers import Hides
 from agent.core.paths import relative_path
 from agent.core.reasons import Reason
 
@@ -112,7 +113,8 @@ class Sink:
         self._limit = total_bytes
         self._ratio_limit = max(FREE_BYTES, archive_bytes * limits.ratio)
         self._ratio = limits.ratio
-        self._expanded = self._unsaid = self._laid = 0
+        self._expanded = self._unsaid = self._laid = self._hidden = 0
+        self._most_hidden = limits.members
 
     def expand(self, size: int) -> None:
         """Count bytes that came out of the archive, members or not, before more of them are asked for."""
@@ -139,6 +141,13 @@ class Sink:
         """Take note of a folder; none is made."""
         if path:
             self._tree.add(path, is_file=False)
+
+    def hide(self, path: str, how: Hides) -> None:
+        """Tell what the layers below have no more."""
+        self._hidden += 1
+        if self._hidden > self._most_hidden:
+            raise too_large(f"the layer hides more than {self._most_hidden} paths; build the image anew")
+        self._say(Hidden(path, how))
 
     def file(self, path: str, size: int, content: Iterable[bytes | memoryview]) -> None:
         """Write one member whole; *content* that is not exactly *size* bytes is refused."""

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from agent.artifacts.unpack.sink import Sink, plain_path, refused
 from agent.artifacts.unpack.streams import Stream
 from agent.core.archive import BLOCK, checksums, stored_checksum
+from agent.core.layers import Hides, whiteout
 
 MAX_EXTENSION = 64 * 1024
 MAX_EXTENSIONS = 8
 """How many extended headers may stand before one member."""
 
 _FILES, _FOLDER, _IGNORED = frozenset({"0", "\0", "7"}), "5", frozenset({"V"})
+_NO_CONTENT = frozenset("123456")
+"""Types that no content follows, whatever size they say: Go's archive/tar, which writes layers, has it so."""
 _REFUSED = {
     "1": "a hard link",
     "2": "a symbolic link",
@@ -36,8 +39,12 @@ class _Extended:
     count: int = field(default=0)
 
 
-def unpack_tar(stream: Stream, sink: Sink) -> None:
-    """Lay down every file of the stream. Raises TerminalError for an archive that is not plain and whole."""
+def unpack_tar(stream: Stream, sink: Sink, below: str | None = None) -> None:
+    """Lay down every file of the stream. Raises TerminalError for an archive that is not plain and whole.
+
+    With *below* it is a layer of an image: only what is below that folder of the root is laid down, under its
+    path there; whiteouts are told; what is elsewhere may be anything, and is passed over.
+    """
     extended = _Extended()
     while (header := stream.take(BLOCK)) != bytes(BLOCK):
         _check(header)
@@ -47,7 +54,7 @@ def unpack_tar(stream: Stream, sink: Sink) -> None:
             extended.count += 1
             _extend(extended, kind, stream, size)
             continue
-        _member(header, kind, size, extended, stream, sink)
+        _member(header, kind, size, extended, stream, sink, below)
         extended = _Extended()
     if extended.count:
         raise refused("the tar ends after an extended header")
@@ -55,23 +62,58 @@ def unpack_tar(stream: Stream, sink: Sink) -> None:
         raise refused("the tar has data after its end mark; were two archives put one after the other?")
 
 
-def _member(header: bytes, kind: str, size: int, extended: _Extended, stream: Stream, sink: Sink) -> None:
+def _member(
+    header: bytes,
+    kind: str,
+    size: int,
+    extended: _Extended,
+    stream: Stream,
+    sink: Sink,
+    below: str | None,
+) -> None:
     name = extended.path or extended.long_name or _name(header)
     size = size if extended.size is None else extended.size
     if kind in _IGNORED and not size:
         return
     if kind == "\0" and name.endswith("/"):
         kind = _FOLDER  # how tars from before POSIX marked one
-    if kind == _FOLDER and not size:
-        sink.folder(plain_path(name))
-    elif kind in _FILES and not name.endswith("/"):
-        sink.file(plain_path(name), size, stream.pieces(size))
+    path = name if below is None else _of_layer(name, kind, below, sink)
+    if path is None and kind in _FILES | _NO_CONTENT:
+        stream.skip(0 if kind in _NO_CONTENT else size + -size % BLOCK)
+    elif path is not None and kind == _FOLDER and not size:
+        sink.folder(plain_path(path))
+    elif path is not None and kind in _FILES and not name.endswith("/"):
+        sink.file(plain_path(path), size, stream.pieces(size))
         stream.skip(-size % BLOCK)
     else:
         what = _REFUSED.get(kind, f"of the type {kind!r}")
         raise refused(
             f"the member {name[:200]!r} is {what}; only files and folders are unpacked (tar -h follows links)"
         )
+
+
+def _of_layer(name: str, kind: str, below: str, sink: Sink) -> str | None:
+    """Return the path below the folder that counts; None where it is elsewhere, or only takes away."""
+    path = name
+    while path.startswith(("./", "/")):
+        path = path.removeprefix(".").lstrip("/")
+    hides = whiteout(path) if kind in _FILES else None
+    if hides is not None:
+        path = hides[0]
+    first, _, inside = path.partition("/")
+    if first != below and path:
+        return None
+    if hides is not None:
+        gone = plain_path(inside) if inside else ""
+        if inside and not gone:
+            raise refused(f"the whiteout {name[:200]!r} names no path")
+        sink.hide(gone, hides[1])
+        return None
+    if kind == _FOLDER and inside:
+        sink.hide(plain_path(inside), Hides.FILE)
+    if not path:
+        return None
+    return inside or ("./" if kind == _FOLDER else "")
 
 
 def _check(header: bytes) -> None:

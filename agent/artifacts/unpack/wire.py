@@ -33,7 +33,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The child's order. The descriptors are inherited; the identity holds no secrets."""
+    """The child's order. The descriptors are inherited; the identity holds no secrets.
+
+    `below`: it is a layer of an image, of which only what is below that folder counts.
+    """
 
     archive: int
     folder: int
@@ -41,6 +44,7 @@ class Job:
     identity: str
     total_bytes: int
     limits: Limits
+    below: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,14 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Hidden:
+    """A layer takes away what layers below it have at *path*; *how* is one of `agent.core.layers.Hides`."""
+
+    path: str
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """The archive is not unpacked: a Reason and a message."""
 
@@ -92,9 +104,9 @@ class Done:
     members: int
 
 
-Message = Begin | Written | Member | Refused | Failed | Done
+Message = Begin | Written | Member | Hidden | Refused | Failed | Done
 _KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (Begin, Written, Member, Refused, Failed, Done)
+    kind.__name__: kind for kind in (Begin, Written, Member, Hidden, Refused, Failed, Done)
 }
 
 

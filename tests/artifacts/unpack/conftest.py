@@ -48,7 +48,7 @@ class Bench:
         assert len(list(self.folder.iterdir())) == len(found)
         return found
 
-    def here(self, raw: bytes, kind: ArchiveKind, **limits) -> dict[str, bytes]:
+    def here(self, raw: bytes, kind: ArchiveKind, *, below: str | None = None, **limits) -> dict[str, bytes]:
         """Unpack in this process; what was written before a refusal stays, and is looked at."""
         self.put(raw)
         said: list[object] = []
@@ -60,11 +60,11 @@ class Bench:
                 case ArchiveKind.ZIP:
                     unpack_zip(archive, sink, chosen.members)
                 case ArchiveKind.TAR:
-                    unpack_tar(streams.Stream(streams.plain(archive), sink.expand), sink)
+                    unpack_tar(streams.Stream(streams.plain(archive), sink.expand), sink, below)
                 case ArchiveKind.TAR_GZ:
-                    unpack_tar(streams.Stream(streams.gunzipped(archive), sink.expand), sink)
+                    unpack_tar(streams.Stream(streams.gunzipped(archive), sink.expand), sink, below)
                 case ArchiveKind.TAR_ZST:
-                    unpack_tar(streams.Stream(streams.unzstd(archive), sink.expand), sink)
+                    unpack_tar(streams.Stream(streams.unzstd(archive), sink.expand), sink, below)
         finally:
             os.close(archive)
             os.close(folder)

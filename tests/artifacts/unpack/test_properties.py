@@ -14,7 +14,7 @@ from agent.artifacts.unpack.wire import Member, Written, decode, encode
 from agent.core.archive import ArchiveKind
 from agent.core.errors import TerminalError
 from tests.artifacts.unpack.conftest import Bench
-from tests.artifacts.unpack.making import Zipped, deflated, make_zip, member, pax, tar
+from tests.artifacts.unpack.making import Zipped, deflated, header, make_zip, member, pax, tar
 
 NAMES = st.text(
     st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/\\:"), min_size=1, max_size=40
@@ -86,6 +86,15 @@ SEEDS = {
         comment=b"c",
     ),
 }
+LAYER = tar(
+    member(b"etc/passwd", b"x" * 700),
+    header(b"bin/sh", 0, b"2", link=b"busybox"),
+    member(b"d/.wh.a", b""),
+    header(b"d/e/", 0, b"5"),
+    pax(path="d/e/f"),
+    member(b"f", b"y" * 900),
+    member(b".wh..wh..opq", b""),
+)
 SEEDS[ArchiveKind.TAR_GZ] = gzip.compress(SEEDS[ArchiveKind.TAR])
 SEEDS[ArchiveKind.TAR_ZST] = zstandard.ZstdCompressor(write_checksum=True).compress(SEEDS[ArchiveKind.TAR])
 
@@ -137,6 +146,28 @@ def test_mutated_archives_are_unpacked_or_refused_and_nothing_else(
     with contextlib.suppress(TerminalError):
         bench.here(raw, kind, total_bytes=1 << 24)
     bench.holds_only_own_files()
+
+
+@settings(RELAXED, max_examples=300)
+@given(CHANGES, st.booleans(), st.sampled_from(["d", "a", "etc"]))
+def test_mutated_layers_are_unpacked_or_refused_and_nothing_else(
+    tmp_path_factory, changes, right_checksums, below
+):
+    bench = Bench(tmp_path_factory.mktemp("bench"))
+    raw = changed(LAYER, changes, right_checksums=right_checksums)
+    with contextlib.suppress(TerminalError):
+        bench.here(raw, ArchiveKind.TAR, below=below, total_bytes=1 << 24)
+    bench.holds_only_own_files()
+
+
+@RELAXED
+@given(TREES, TREES)
+def test_of_a_layer_the_folder_comes_back_as_it_was_and_nothing_else(tmp_path_factory, tree, other):
+    bench = Bench(tmp_path_factory.mktemp("bench"))
+    inside = {f"models/{path}": content for path, content in tree.items() if ".wh." not in path}
+    raw = packed(ArchiveKind.TAR, {f"usr/{path}": b"x" for path in other} | inside, tarfile.PAX_FORMAT)
+    wanted = {path.removeprefix("models/"): content for path, content in inside.items()}
+    assert bench.here(raw, ArchiveKind.TAR, below="models") == wanted
 
 
 @settings(RELAXED, max_examples=400)
