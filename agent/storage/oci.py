@@ -94,6 +94,7 @@ class OciProvider:
         )
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
         self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._serving: set[tuple[str, str]] = set()  # hosts and repositories that redirected no blob so far
         self._asking: dict[str, asyncio.Lock] = {}
 
     @property
@@ -119,7 +120,7 @@ class OciProvider:
         return HttpSource(
             url=landing.url.request,
             answers=_Answers(
-                str(blob), lambda: self._expire(known, blob, own), lambda: setattr(known, "expired", True)
+                str(blob), lambda: self._expire(known, blob, own), lambda: self._again(known, blob)
             ),
             headers=complete(own),
             ssl_context=await self._trust.context() if landing.url.origin.scheme == "https" else None,
@@ -139,6 +140,8 @@ class OciProvider:
 
     async def _landed(self, key: str, blob: Reference) -> _Known:
         """Ask the registry, once for all who want to know at the same time."""
+        if key not in self._known and (blob.host, blob.repository) in self._serving:
+            return self._remember(key, self._client.at_home(blob))
         lock = self._asking.setdefault(key, asyncio.Lock())
         try:
             async with lock:
@@ -146,20 +149,32 @@ class OciProvider:
                     return found
                 async with self._slots:
                     landing = await self._client.land(blob)
-                known = self._known[key] = _Known(landing, self._clock())
-                self._known.move_to_end(key)
-                if len(self._known) > MAX_REMEMBERED:
-                    self._known.popitem(last=False)
-                return known
+                if not landing.elsewhere and len(self._serving) < MAX_REMEMBERED:
+                    self._serving.add((blob.host, blob.repository))
+                return self._remember(key, landing)
         finally:
             self._asking.pop(key, None)
+
+    def _remember(self, key: str, landing: Landing) -> _Known:
+        known = self._known[key] = _Known(landing, self._clock())
+        self._known.move_to_end(key)
+        if len(self._known) > MAX_REMEMBERED:
+            self._known.popitem(last=False)
+        return known
+
+    def _again(self, known: _Known, blob: Reference) -> None:
+        """Note that the bytes are not where they were thought to be, nor need those of its neighbours be."""
+        known.expired = True
+        self._serving.discard((blob.host, blob.repository))
 
     def _expire(self, known: _Known, blob: Reference, used: Mapping[str, str]) -> bool:
         """Note that what was asked is refused; False where asking anew would not help."""
         if known.landing.elsewhere:
-            known.expired = self._clock() - known.at >= FRESH_SECONDS
-            return known.expired
-        return self._client.doubt(blob, used, FRESH_SECONDS)
+            ended = self._clock() - known.at >= FRESH_SECONDS
+        else:
+            ended = self._client.doubt(blob, used, FRESH_SECONDS)
+        known.expired = known.expired or ended
+        return ended
 
 
 def _listing(content: Content, manifest: Reference) -> Listing:

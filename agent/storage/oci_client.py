@@ -83,10 +83,15 @@ class RegistryClient:
     async def land(self, blob: Reference) -> Landing:
         """Say where a blob's bytes are: GET is asked, for HEAD is not always redirected as GET is."""
         path = blob.blob(blob.digest or "")
+        home = self.at_home(blob)
         answer = await self._asked(blob, path, {"Range": "bytes=0-0"}, self._whole)
         if answer.status not in {200, 206, 416}:  # the last: it is empty
             raise registry_error(answer.status, answer.headers, str(blob), listed=True)
-        return Landing(answer.url, answer.url.origin != self._url(blob, path).origin)
+        return Landing(answer.url, answer.url.origin != home.url.origin)
+
+    def at_home(self, blob: Reference) -> Landing:
+        """Return where a registry has a blob that it redirects nowhere."""
+        return Landing(self._url(blob, blob.blob(blob.digest or "")), elsewhere=False)
 
     async def authorization(self, reference: Reference) -> dict[str, str]:
         """Return the header that lets us read a repository; a request is made where a token is at its end."""
@@ -100,7 +105,7 @@ class RegistryClient:
         """Note that the header *used* was refused; False where it is so fresh that it did not end."""
         standing = self._standing(reference)
         if standing is None or used.get("Authorization") != standing.authorization:
-            return standing is not None  # renewed by now
+            return True  # renewed by now, or never asked for
         if self._clock() - standing.since < fresh_seconds:
             return False
         ended = replace(standing, until=self._clock())

@@ -135,6 +135,23 @@ async def test_what_is_not_read_is_told_by_name(provider, registry, raw, kind, s
         await provider.resolve(f"oci://{registry.host}/m")
 
 
+async def test_a_registry_that_has_its_blobs_itself_is_asked_where_they_are_once(
+    provider, registry, tmp_path
+):
+    many = {f"{number}.bin": b"%d" % number for number in range(40)}
+    registry.push("m", many)
+    listing = await provider.resolve(f"oci://{registry.host}/m")
+    assert await read(provider, listing.objects[0]) == b"0"
+    before = len(registry.received)
+    for obj in listing.objects[1:]:
+        assert await read(provider, obj) == many[obj.path]
+    assert len(registry.received) == before + 39
+    registry.away = f"http://127.0.0.1:{registry.elsewhere.port}"
+    registry.push("m", many | {"new.bin": CONTENT})
+    assert (await fetched(provider, f"oci://{registry.host}/m", tmp_path))[0] == many | {"new.bin": CONTENT}
+    assert all("authorization" not in each.headers for each in registry.elsewhere.received)
+
+
 # --- who is let in
 
 
