@@ -175,13 +175,19 @@ def place_of(case: Case, home: Path) -> Path:
     return MEMORY if case.files > MANY and MEMORY.is_dir() else home
 
 
+def _turned(clients: list[tuple[str, Figures]], turn: int) -> list[tuple[str, Figures]]:
+    """Begin each round with another one: who comes after a slow writer finds its pages still on their way."""
+    first = turn % len(clients)
+    return clients[first:] + clients[:first]
+
+
 def measure(
     origin: Origin, scheme: str, case: Case, rounds: int, clients: Sequence[str]
 ) -> dict[str, Figures]:
     table = {name: Figures() for name in clients if scheme in CLIENTS[name][1]}
     place = place_of(case, origin.home)
-    for _ in range(rounds):
-        for name, figures in table.items():
+    for turn in range(rounds):
+        for name, figures in _turned(list(table.items()), turn):
             with tempfile.TemporaryDirectory(dir=place) as folder:
                 dest = Path(folder)
                 once(CLIENTS[name][0](origin, scheme, case, dest), figures)
