@@ -186,6 +186,7 @@ class Fetcher:
         model = await self._archives.model([(each.entry, each.identity) for each in landed], listing)
         manifest = replace(manifest, entries=model.entries, unpacked_from=manifest.revision)
         stored = await self._threads.run(partial(self._conclude, manifest, work.declared))
+        self._store.expect(manifest.uri, ())  # what it has no file of may go like any blob without a manifest
         for blob in model.emptied:
             await self._threads.run(partial(self._store.discard, blob))
         return stored

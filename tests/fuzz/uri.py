@@ -4,6 +4,7 @@ from urllib.parse import unquote
 
 from agent.core.errors import TerminalError
 from agent.core.modelconfig import storage_uri_problem
+from agent.core.oci import reference_of
 from agent.core.paths import relative_path
 from agent.core.reach import uri_refusal
 from agent.core.uri import redacted, scheme_of
@@ -36,7 +37,7 @@ def confined(uri: str) -> None:
 
 
 def split(text: str) -> None:
-    for parse in (location, web_url):
+    for parse in (location, web_url, reference_of):
         try:
             found = parse(text)
         except TerminalError:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import time
 
 import pytest
 import zstandard
@@ -11,6 +12,7 @@ from agent.artifacts.engine.engine import Engine
 from agent.artifacts.fetch import Fetcher
 from agent.artifacts.progress import Progress
 from agent.artifacts.store import Store
+from agent.core.disk import DiskPolicy
 from agent.core.errors import TerminalError
 from agent.core.reasons import Reason
 from agent.storage.oci import OciProvider
@@ -94,6 +96,21 @@ async def test_layers_without_models_are_kept_for_other_images_and_those_with_mo
     before = len(registry.received)
     assert (await fetched(provider, a, tmp_path))[0] == {"a.bin": CONTENT}
     assert len(registry.received) == before + 1  # the manifest, and no layer again
+
+
+async def test_layers_that_no_model_needs_go_after_an_hour_though_their_image_is_served(
+    provider, registry, tmp_path
+):
+    uri = image(registry, "m", BASE, packed({"models/x": OTHER}), packed({"models/x": CONTENT}))
+    await fetched(provider, uri, tmp_path)
+    with Store.open(tmp_path / "models", tmp_path / "store") as store:
+        fetcher = Fetcher(lambda scheme: provider, store, Engine())
+        image(registry, "m", BASE, packed({"models/x": b"new"}))
+        await fetcher.fetch(uri, Progress(), relist=True)
+        await fetcher.close()
+        store.collect([uri], time.time() + 3700, DiskPolicy(spare_revisions=0))
+        blobs = [path.read_bytes() for path in (tmp_path / "store").glob(".agent-blob-*")]
+    assert blobs == [b"new"]
 
 
 async def test_many_images_of_one_base_come_at_once(provider, registry, tmp_path):
