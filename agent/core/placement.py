@@ -71,7 +71,7 @@ def place(
     crowded = []
     for rank in range(3):  # those listed once, those on the move, those that want more than they had
         ranked = [model for model in ordered if _rank(model, current[model.name], former) == rank]
-        crowded += _keep(ranked, current, rooms, homes)
+        crowded += _keep(ranked, current, rooms, homes, former)
     over = _move(crowded, current, rooms, homes, former)
     lingering: dict[str, list[int]] = {}
     for model in ordered:
@@ -113,11 +113,18 @@ def _keep(
     current: Mapping[str, Sequence[int]],
     rooms: Mapping[int, "_Room"],
     homes: dict[str, int],
+    former: Mapping[str, TrainedModel],
 ) -> list[TrainedModel]:
     """Give each model the first of its own shards that has room; return those for which none has."""
     crowded = []
     for model in models:
-        home = next((number for number in current[model.name] if rooms[number].fits(model)), None)
+        grown = _has_grown(model, former)  # then it takes no room that others stay in, fitting or not
+        fits = [
+            number
+            for number in current[model.name]
+            if (rooms[number].takes_in(model) if grown else rooms[number].fits(model))
+        ]
+        home = fits[0] if fits else None
         if home is None:
             crowded.append(model)
         else:
@@ -210,9 +217,10 @@ class _Room:
 
     def takes_in(self, model: TrainedModel) -> bool:
         """Tell whether there is room beside all that is listed here and may have to stay."""
-        held = total_requested_memory(self._reserved.values()) if self.capacity is not None else _NONE
-        free = self.capacity is None or self.used.add(held).add(model.spec.model.memory) <= self.capacity
-        return free and self.fits_bytes(model)
+        if self.capacity is None:
+            return self.fits_bytes(model)
+        held = total_requested_memory(each for name, each in self._reserved.items() if name != model.name)
+        return self.used.add(held).add(model.spec.model.memory) <= self.capacity and self.fits_bytes(model)
 
     def left(self) -> float:
         return float("inf") if self.capacity is None else self.capacity.nanos - self.used.nanos

@@ -187,6 +187,13 @@ def test_more_memory_under_a_name_never_fills_a_shard_beyond_what_it_held(
         assert limit is None or total_requested_memory(held) <= max(limit, before[number])
 
 
+def test_one_that_wants_more_takes_no_room_that_a_larger_one_stays_in():
+    """The shard is too small for what it lists; growing would make that worse."""
+    models = [model("a", "3Gi"), model("e", "2Gi")]
+    lists = place(models, shards("2Gi"), {"a": {0}, "e": {0}}, set(), {"e": model("e", "1Gi")}).lists
+    assert {each.name: str(each.spec.model.memory) for each in lists[0]} == {"a": "3Gi", "e": "1Gi"}
+
+
 @given(MODELS)
 def test_the_document_is_one_that_the_agent_reads_without_a_rejection(models):
     state = desired_state(document(models).encode(), None)
