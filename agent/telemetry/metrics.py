@@ -18,6 +18,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 
+from agent import __version__
 from agent.core.actions import Cancelled, Failed, Fetch, Load, Outcome, Succeeded, Unload
 from agent.core.model import ModelName
 from agent.core.status import ModelStatus, Phase
@@ -93,6 +94,8 @@ class Metrics:
 
     def __init__(self, board: Board, now: Callable[[], float], shown: int = MODELS_SHOWN) -> None:
         self._board, self._now, self._shown = board, now, shown
+        # Now, since to look it up takes descriptors, and a scrape is answered where there are none.
+        self._build = InfoMetricFamily("modelagent_build", "The agent's release.", {"version": __version__})
         self.observation_age: Callable[[], float | None] = lambda: None
         self.watch_mode: Callable[[], str] = lambda: "poll"
         self.alive: Callable[[], bool] = lambda: True
@@ -171,9 +174,7 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family as it stands."""
-        from agent import __version__  # noqa: PLC0415 - see there
-
-        yield InfoMetricFamily("modelagent_build", "The agent's release.", {"version": __version__})
+        yield self._build
         yield from self._of_config()
         yield from self._of_memory()
         yield from self._of_service()
