@@ -8,10 +8,10 @@ MIB = 1 << 20
 SMALL_BYTES = MIB
 """Objects up to here are one request and have no journal: a crash fetches at most this much again."""
 
-BUFFER_BYTES = MIB // 2
-"""One read and one write; half the system calls of 256 KiB, and still in the second-level cache."""
+BUFFER_BYTES = MIB * 3 // 4
+"""One read and one write; as few system calls as fit in a second-level cache of 1 MiB."""
 
-JOURNAL_BYTES = MIB // 2
+JOURNAL_BYTES = MIB // 4
 """A record each so many bytes; with one read more at most 1 MiB a connection is fetched again."""
 
 SMALLEST_PART = 4 * MIB
