@@ -7,6 +7,7 @@ async with real.mlserver(model_dir) as server:
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -230,13 +231,23 @@ async def _started(server: RealServer, start: bool) -> AsyncIterator[RealServer]
         await server.kill()
 
 
+EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
 def free_ports(count: int) -> list[int]:
-    """Return ports that are free now; held together, so that no two are the same."""
+    """Return ports that are free now; held together, so that no two are the same.
+
+    They are below those that the kernel gives to connections: one of another test would take it first.
+    """
+    below = int(EPHEMERAL.read_text().split()[0])
+    found: list[int] = []
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        while len(found) < count:
+            port = random.SystemRandom().randrange(below // 2, below)
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                found.append(port)
+    return found
 
 
 # tiny models that answer one number each
