@@ -1,5 +1,6 @@
 """What TrainedModels in tests are made of."""
 
+import copy
 import json
 
 from hypothesis import strategies as st
@@ -53,7 +54,7 @@ def reshaped(obj, *edits):
         if value is None:
             holder.pop(path[-1], None)
         else:
-            holder[path[-1]] = value
+            holder[path[-1]] = copy.deepcopy(value)  # or the next edit would be within it too
     return made
 
 
