@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from agent.aio.threads import Daemons
-from agent.core.errors import AgentError, RetryableError, TerminalError
+from agent.core.errors import RetryableError, TerminalError
 from agent.core.reasons import Reason
 from agent.storage.addresses import AddressPolicy, permit_all
 from agent.storage.azure_client import (
@@ -26,7 +26,7 @@ from agent.storage.azure_client import (
 from agent.storage.azure_errors import AzureAnswers
 from agent.storage.azure_uri import Account, Place, account_of, place_of
 from agent.storage.base import HttpSource, Listing, RemoteObject
-from agent.storage.buckets import base_name, check_count, choose, path_below
+from agent.storage.buckets import Page, base_name, choose, listed, path_below, sole
 from agent.storage.proxies import proxies_of
 from agent.storage.trust import trust_of
 
@@ -78,16 +78,21 @@ class AzureProvider:
         """List the blob or everything below the prefix; see `agent.storage.buckets` for which."""
         place = place_of(uri)
         client = await self._connected(place)
-        if place.version is not None:
-            single, refusal = await self._single(client, place)
-            if single is None and refusal is not None:
-                raise refusal
-            return choose(place.location, single, ())
-        below, no_list = await self._below(client, place)
-        single, no_get = await self._single(client, place)
-        if single is None and not below and (refusal := no_list or no_get) is not None:
+
+        async def page(token: str | None) -> Page:
+            entries, token = await self._blocking(client.page, place.container, place.location.prefix, token)
+            return [_below(client.endpoint, place, entry) for entry in entries], token
+
+        async def single() -> RemoteObject:
+            entry = await self._blocking(client.blob, place.container, place.key, place.version)
+            return _listed(client.endpoint, place, base_name(place.key), entry)
+
+        if place.version is None:
+            return await listed("Azure", place.location, page, single)
+        alone, refusal = await sole(place.location, single)
+        if alone is None and refusal is not None:
             raise refusal
-        return choose(place.location, single, below)
+        return choose(place.location, alone, ())
 
     async def source(self, obj: RemoteObject) -> HttpSource:
         """Say how to GET; no request is made unless a token is about to end."""
@@ -147,49 +152,10 @@ class AzureProvider:
                 f"Azure did not come back within {seconds:.0f} s; its thread is given up",
             ) from None
 
-    async def _below(self, client: AzureClient, place: Place) -> tuple[list[RemoteObject], AgentError | None]:
-        """Return the files below the prefix; nothing and the refusal where only a GET might be allowed."""
-        where = place.location
-        found: list[RemoteObject] = []
-        token: str | None = None
-        tokens: set[str] = set()
-        seen = 0
-        while True:
-            try:
-                entries, token = await self._blocking(client.page, place.container, where.prefix, token)
-            except TerminalError as error:
-                if error.reason is Reason.ACCESS_DENIED and where.may_be_object and not tokens:
-                    return [], error
-                raise
-            for entry in entries:
-                path = None if entry.folder else path_below(where.prefix, entry.name)
-                if path is not None:
-                    found.append(_listed(client.endpoint, place, path, entry))
-            seen += len(entries) + 1  # an empty page counts too, or it never ends
-            check_count(seen, where)
-            if not token:
-                return found, None
-            if token in tokens:
-                raise RetryableError(
-                    Reason.STORAGE_ERROR, f"Azure lists the same page of {where} again and again"
-                )
-            tokens.add(token)
 
-    async def _single(
-        self, client: AzureClient, place: Place
-    ) -> tuple[RemoteObject | None, AgentError | None]:
-        """Return the blob of this very name; nothing and the refusal where it is not known to be absent."""
-        if not place.location.may_be_object:
-            return None, None
-        try:
-            entry = await self._blocking(client.blob, place.container, place.key, place.version)
-        except TerminalError as error:
-            if error.reason is Reason.NOT_FOUND:
-                return None, None
-            if error.reason is Reason.ACCESS_DENIED:
-                return None, error
-            raise
-        return _listed(client.endpoint, place, base_name(place.key), entry), None
+def _below(endpoint: str, place: Place, entry: Entry) -> RemoteObject | None:
+    path = None if entry.folder else path_below(place.location.prefix, entry.name)
+    return None if path is None else _listed(endpoint, place, path, entry)
 
 
 def _listed(endpoint: str, place: Place, path: str, entry: Entry) -> RemoteObject:

@@ -1,4 +1,4 @@
-"""From a bucket's keys to a model's files: the one mapping that `s3://` and `gs://` share.
+"""From a bucket's keys to a model's files: the one mapping and listing that s3, gs and abfs share.
 
 | URI                 | what it takes                                                              |
 |---------------------|----------------------------------------------------------------------------|
@@ -12,10 +12,10 @@ placeholders too and no files; zero-byte objects are files. Nothing in a key is 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from agent.core.errors import TerminalError
+from agent.core.errors import AgentError, RetryableError, TerminalError
 from agent.core.paths import check_tree, relative_path
 from agent.core.reasons import Reason
 from agent.core.uri import redacted
@@ -71,6 +71,71 @@ def path_below(prefix: str, key: str) -> str | None:
 def base_name(key: str) -> str:
     """Return the file name of an object that is the only one. Raises TerminalError(InvalidObjectKey)."""
     return relative_path(key.rpartition("/")[2])
+
+
+Page = tuple[Sequence[RemoteObject | None], str | None]
+"""The objects of one page, None for each placeholder, and the token of the next page, if there is one."""
+
+
+async def listed(
+    service: str,
+    place: Location,
+    page: Callable[[str | None], Awaitable[Page]],
+    single: Callable[[], Awaitable[RemoteObject]],
+) -> Listing:
+    """List the object of this very key or everything below the prefix.
+
+    *page* takes the token of a page, None for the first. Whoever may only GET, or only list, gets what that
+    tells. Raises what both raise, TerminalError(NotFound, StorageError) and RetryableError(StorageError).
+    """
+    below, no_list = await _below(service, place, page)
+    alone, no_get = await sole(place, single)
+    if alone is None and not below and (refusal := no_list or no_get) is not None:
+        raise refusal
+    return choose(place, alone, below)
+
+
+async def sole(
+    place: Location, single: Callable[[], Awaitable[RemoteObject]]
+) -> tuple[RemoteObject | None, AgentError | None]:
+    """Return the object of this very key; nothing and the refusal where it is not known to be absent."""
+    if not place.may_be_object:
+        return None, None
+    try:
+        return await single(), None
+    except TerminalError as error:
+        if error.reason is Reason.NOT_FOUND:
+            return None, None
+        if error.reason is Reason.ACCESS_DENIED:
+            return None, error
+        raise
+
+
+async def _below(
+    service: str, place: Location, page: Callable[[str | None], Awaitable[Page]]
+) -> tuple[list[RemoteObject], AgentError | None]:
+    """Return the files below the prefix; nothing and the refusal where only a GET might be allowed."""
+    found: list[RemoteObject] = []
+    token: str | None = None
+    tokens: set[str] = set()
+    seen = 0
+    while True:
+        try:
+            objects, token = await page(token)
+        except TerminalError as error:
+            if error.reason is Reason.ACCESS_DENIED and place.may_be_object and not tokens:
+                return [], error
+            raise
+        found += [obj for obj in objects if obj is not None]
+        seen += len(objects) + 1  # an empty page counts too, or it never ends
+        check_count(seen, place)
+        if not token:
+            return found, None
+        if token in tokens:
+            raise RetryableError(
+                Reason.STORAGE_ERROR, f"{service} lists the same page of {place} again and again"
+            )
+        tokens.add(token)
 
 
 def choose(place: Location, single: RemoteObject | None, below: Iterable[RemoteObject]) -> Listing:

@@ -13,10 +13,10 @@ from typing import TypeVar
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from agent.aio.threads import Daemons
-from agent.core.errors import AgentError, RetryableError, TerminalError
+from agent.core.errors import RetryableError
 from agent.core.reasons import Reason
 from agent.storage.base import HttpSource, Listing, RemoteObject
-from agent.storage.buckets import Location, base_name, check_count, choose, location, path_below
+from agent.storage.buckets import Location, Page, base_name, listed, location, path_below
 from agent.storage.gs_client import (
     CONNECT_SECONDS,
     GOOGLE,
@@ -76,11 +76,16 @@ class GsProvider:
         """List the object or everything below the prefix; see `agent.storage.buckets` for which."""
         place = location(uri)
         client = await self._connected()
-        below, no_list = await self._below(client, place)
-        single, no_get = await self._single(client, place)
-        if single is None and not below and (refusal := no_list or no_get) is not None:
-            raise refusal
-        return choose(place, single, below)
+
+        async def page(token: str | None) -> Page:
+            entries, token = await self._blocking(client.page, place.bucket, place.prefix, token)
+            return [_below(client.endpoint, place, entry) for entry in entries], token
+
+        async def single() -> RemoteObject:
+            entry = await self._blocking(client.object, place.bucket, place.key)
+            return _listed(client.endpoint, place, base_name(place.key), entry)
+
+        return await listed("GCS", place, page, single)
 
     async def source(self, obj: RemoteObject) -> HttpSource:
         """Say how to GET; no request is made unless the token is about to end."""
@@ -144,48 +149,10 @@ class GsProvider:
                 f"GCS did not come back within {seconds:.0f} s; its thread is given up",
             ) from None
 
-    async def _below(self, client: GsClient, place: Location) -> tuple[list[RemoteObject], AgentError | None]:
-        """Return the files below the prefix; nothing and the refusal where only a GET might be allowed."""
-        found: list[RemoteObject] = []
-        token: str | None = None
-        tokens: set[str] = set()
-        seen = 0
-        while True:
-            try:
-                entries, token = await self._blocking(client.page, place.bucket, place.prefix, token)
-            except TerminalError as error:
-                if error.reason is Reason.ACCESS_DENIED and place.may_be_object and not tokens:
-                    return [], error
-                raise
-            for entry in entries:
-                path = path_below(place.prefix, entry.name)
-                if path is not None:
-                    found.append(_listed(client.endpoint, place, path, entry))
-            seen += len(entries) + 1  # an empty page counts too, or it never ends
-            check_count(seen, place)
-            if not token:
-                return found, None
-            if token in tokens:
-                raise RetryableError(
-                    Reason.STORAGE_ERROR, f"GCS lists the same page of {place} again and again"
-                )
-            tokens.add(token)
 
-    async def _single(
-        self, client: GsClient, place: Location
-    ) -> tuple[RemoteObject | None, AgentError | None]:
-        """Return the object of this very name; nothing and the refusal where it is not known to be absent."""
-        if not place.may_be_object:
-            return None, None
-        try:
-            entry = await self._blocking(client.object, place.bucket, place.key)
-        except TerminalError as error:
-            if error.reason is Reason.NOT_FOUND:
-                return None, None
-            if error.reason is Reason.ACCESS_DENIED:
-                return None, error
-            raise
-        return _listed(client.endpoint, place, base_name(place.key), entry), None
+def _below(endpoint: str, place: Location, entry: Entry) -> RemoteObject | None:
+    path = path_below(place.prefix, entry.name)
+    return None if path is None else _listed(endpoint, place, path, entry)
 
 
 def _listed(endpoint: str, place: Location, path: str, entry: Entry) -> RemoteObject:

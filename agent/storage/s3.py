@@ -15,10 +15,10 @@ from typing import Any, TypeVar, cast
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from agent.aio.threads import Daemons
-from agent.core.errors import AgentError, RetryableError, TerminalError
+from agent.core.errors import RetryableError, TerminalError
 from agent.core.reasons import Reason
 from agent.storage.base import HttpSource, Listing, RemoteObject
-from agent.storage.buckets import Location, base_name, check_count, choose, location, path_below
+from agent.storage.buckets import Location, Page, base_name, listed, location, path_below
 from agent.storage.proxies import proxies_of
 from agent.storage.s3_client import Address, Credentials, S3Client
 from agent.storage.s3_errors import S3Answers
@@ -64,11 +64,18 @@ class S3Provider:
         """List the object or everything below the prefix; see `agent.storage.buckets` for which."""
         place = location(uri)
         client = await self._connected()
-        below, no_list = await self._below(client, place)
-        single, no_head = await self._single(client, place)
-        if single is None and not below and (refusal := no_list or no_head) is not None:
-            raise refusal
-        listing = choose(place, single, below)
+
+        async def page(token: str | None) -> Page:
+            found = await self._blocking(client, client.page, place.bucket, place.prefix, token)
+            objects = [_below(client.settings, place, entry) for entry in found.get("Contents", ())]
+            return objects, found.get("NextContinuationToken") if found.get("IsTruncated") else None
+
+        async def single() -> RemoteObject:
+            head = await self._blocking(client, client.head, place.bucket, place.key)
+            entry = {"Key": place.key, "Size": head["ContentLength"], **head}
+            return _listed(client.settings, place, base_name(place.key), entry)
+
+        listing = await listed("S3", place, page, single)
         self._addresses[place.bucket] = await self._blocking(client, client.address, place.bucket)
         return listing
 
@@ -135,51 +142,6 @@ class S3Provider:
     async def _blocking(self, client: S3Client, work: Callable[..., T], *args: object) -> T:
         return await _bounded(client.settings, self._threads.run(work, *args))
 
-    async def _below(self, client: S3Client, place: Location) -> tuple[list[RemoteObject], AgentError | None]:
-        """Return the files below the prefix; nothing and the refusal where only HEAD might be allowed."""
-        found: list[RemoteObject] = []
-        token: str | None = None
-        pages: set[str] = set()
-        seen = 0
-        while True:
-            try:
-                page = await self._blocking(client, client.page, place.bucket, place.prefix, token)
-            except TerminalError as error:
-                if error.reason is Reason.ACCESS_DENIED and place.may_be_object and not pages:
-                    return [], error
-                raise
-            for entry in page.get("Contents", ()):
-                path = path_below(place.prefix, entry["Key"])
-                if path is not None:
-                    found.append(_listed(client.settings, place, path, entry))
-            seen += len(page.get("Contents", ())) + 1  # an empty page counts too, or it never ends
-            check_count(seen, place)
-            token = page.get("NextContinuationToken")
-            if not page.get("IsTruncated") or not token:
-                return found, None
-            if token in pages:
-                raise RetryableError(
-                    Reason.STORAGE_ERROR, f"S3 lists the same page of {place} again and again"
-                )
-            pages.add(token)
-
-    async def _single(
-        self, client: S3Client, place: Location
-    ) -> tuple[RemoteObject | None, AgentError | None]:
-        """Return the object of this very key; nothing and the refusal where it is not known to be absent."""
-        if not place.may_be_object:
-            return None, None
-        try:
-            head = await self._blocking(client, client.head, place.bucket, place.key)
-        except TerminalError as error:
-            if error.reason is Reason.NOT_FOUND:
-                return None, None
-            if error.reason is Reason.ACCESS_DENIED:
-                return None, error
-            raise
-        entry = {"Key": place.key, "Size": head["ContentLength"], **head}
-        return _listed(client.settings, place, base_name(place.key), entry), None
-
 
 async def _bounded(settings: S3Settings, work: Awaitable[T]) -> T:
     """Wait for a thread no longer than botocore's own time-outs can take, and a little more."""
@@ -191,6 +153,11 @@ async def _bounded(settings: S3Settings, work: Awaitable[T]) -> T:
         raise RetryableError(
             Reason.STORAGE_TIMEOUT, f"S3 did not come back within {seconds:.0f} s; its thread is given up"
         ) from None
+
+
+def _below(settings: S3Settings, place: Location, entry: Mapping[str, Any]) -> RemoteObject | None:
+    path = path_below(place.prefix, entry["Key"])
+    return None if path is None else _listed(settings, place, path, entry)
 
 
 def _listed(settings: S3Settings, place: Location, path: str, entry: Mapping[str, Any]) -> RemoteObject:
