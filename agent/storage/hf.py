@@ -7,9 +7,7 @@ the Hub alone. What Xet holds comes by that way too, by the Hub's bridge: Xet's 
 between files, `hf_xet`) is not spoken here.
 """
 
-import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode
@@ -22,24 +20,13 @@ from agent.storage.answers import checksums
 from agent.storage.base import HttpSource, Listing, RemoteObject
 from agent.storage.hf_hub import Entry, Hub, Landing, hub_error
 from agent.storage.hf_uri import Place, place_of
+from agent.storage.landings import Known, Landings
 from agent.storage.trust import trust_of
 from agent.storage.web import REDIRECTS, complete
 
-MAX_REMEMBERED = 4096  # signed URLs, about 2 KiB each
-MAX_AT_ONCE = 32  # files asked after
-FRESH_SECONDS = 10.0  # a signed URL refused sooner than this did not expire
 SIGNED_SECONDS = 1800.0  # the Hub signs for an hour
 PLAIN_BYTES = 50 * 10**9
 """Beyond this the Hub says that Xet alone is sure to bring a file; plain ranges are tried all the same."""
-
-
-@dataclass(slots=True)
-class _Known:
-    """What is remembered of one file, so that its next range needs no request to the Hub."""
-
-    landing: Landing
-    at: float
-    expired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +78,13 @@ class HfProvider:
         policy: AddressPolicy = permit_all,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._environ, self._policy, self._clock = environ, policy, clock
+        self._environ, self._policy = environ, policy
         self._trust = trust_of(environ)
         self._made: Hub | None = None
-        self._slots = asyncio.Semaphore(MAX_AT_ONCE)
-        self._known: OrderedDict[str, _Known] = OrderedDict()
         self._chased: set[str] = set()
-        self._asking: dict[str, asyncio.Lock] = {}
+        self._landings: Landings[Landing] = Landings(
+            clock, lambda _, age: age > SIGNED_SECONDS, self._chased.discard
+        )
 
     @property
     def hanging(self) -> int:
@@ -121,7 +108,7 @@ class HfProvider:
 
     async def source(self, obj: RemoteObject) -> HttpSource:
         """Say what to request; asks the Hub once for each file, and again when its signed URL is old."""
-        known = self._remembered(obj) or await self._landed(obj)
+        known = await self._landings.of(obj.identity, lambda: self._landed(obj))
         landing = known.landing
         secure = landing.url.origin.scheme == "https"
         return HttpSource(
@@ -162,42 +149,21 @@ class HfProvider:
                 return alone
             raise
 
-    def _remembered(self, obj: RemoteObject) -> _Known | None:
-        """Return where the content is, at a later commit too, while that is worth anything."""
-        known = self._known.get(obj.identity)
-        if known is None or known.expired or self._clock() - known.at > SIGNED_SECONDS:
-            return None
-        return known
-
-    async def _landed(self, obj: RemoteObject) -> _Known:
-        """Ask the Hub, once for all who want to know at the same time."""
-        lock = self._asking.setdefault(obj.identity, asyncio.Lock())
-        try:
-            async with lock:
-                return self._remembered(obj) or await self._asked(obj)
-        finally:
-            self._asking.pop(obj.identity, None)
-
-    async def _asked(self, obj: RemoteObject) -> _Known:
+    async def _landed(self, obj: RemoteObject) -> Landing:
+        """Ask the Hub where the content is, at a later commit too."""
         place, commit, path = _placed(obj.key)
-        async with self._slots:
-            landing = await self._hub().land(place, commit, path, chase=obj.identity in self._chased)
+        landing = await self._hub().land(place, commit, path, chase=obj.identity in self._chased)
         _refuse_other(obj, commit, landing)
-        known = _Known(landing, self._clock())
-        self._known[obj.identity] = known
-        self._known.move_to_end(obj.identity)
-        if len(self._known) > MAX_REMEMBERED:
-            self._chased.discard(self._known.popitem(last=False)[0])
-        return known
+        return landing
 
-    def _expire(self, known: _Known) -> bool:
+    def _expire(self, known: Known[Landing]) -> bool:
         """Note that a signed URL is refused; False where another one would not help."""
-        if not known.landing.elsewhere or self._clock() - known.at < FRESH_SECONDS:
+        if not known.landing.elsewhere or self._landings.fresh(known):
             return False
         known.expired = True
         return True
 
-    def _chase(self, identity: str, known: _Known) -> None:
+    def _chase(self, identity: str, known: Known[Landing]) -> None:
         """Note that the bytes are further on than the Hub's own redirect leads."""
         known.expired = True
         self._chased.add(identity)

@@ -5,10 +5,8 @@ that two models, tags or registries that hold it share its blob. Whatever brings
 host that it redirects to, they are proved by their sha256.
 """
 
-import asyncio
 import platform
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -19,26 +17,15 @@ from agent.core.paths import check_tree
 from agent.core.reasons import Reason
 from agent.storage.addresses import AddressPolicy, permit_all
 from agent.storage.base import HttpSource, Listing, RemoteObject
+from agent.storage.landings import FRESH_SECONDS, MAX_REMEMBERED, Known, Landings
 from agent.storage.oci_client import Landing, RegistryClient, registry_error
 from agent.storage.trust import trust_of
 from agent.storage.web import REDIRECTS, complete
 
-MAX_REMEMBERED = 4096  # landings, about 2 KiB each
-MAX_AT_ONCE = 32  # blobs asked after
-FRESH_SECONDS = 10.0  # what is refused sooner than this did not expire
 LANDED_SECONDS = 240.0  # signed URLs of registries are good for five minutes and more
 
 ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 """How Go, and so an index, calls what Linux calls otherwise."""
-
-
-@dataclass(slots=True)
-class _Known:
-    """Where a blob's bytes are, as long as that is so."""
-
-    landing: Landing
-    at: float
-    expired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +74,14 @@ class OciProvider:
     ) -> None:
         machine = machine or platform.machine()
         self._platform = f"linux/{ARCHITECTURES.get(machine, machine)}"
-        self._clock = clock
         self._trust = trust_of(environ)
         self._client = RegistryClient(
             environ, self._trust, policy=policy, allowed_hosts=allowed_hosts, clock=clock
         )
-        self._slots = asyncio.Semaphore(MAX_AT_ONCE)
-        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._landings: Landings[Landing] = Landings(
+            clock, lambda landing, age: landing.elsewhere and age > LANDED_SECONDS
+        )
         self._serving: set[tuple[str, str]] = set()  # hosts and repositories that redirected no blob so far
-        self._asking: dict[str, asyncio.Lock] = {}
 
     @property
     def hanging(self) -> int:
@@ -114,7 +100,9 @@ class OciProvider:
     async def source(self, obj: RemoteObject) -> HttpSource:
         """Say what to request; asks the registry once for each blob, and again when that is old."""
         blob = blob_of(obj.key)
-        known = self._remembered(obj.key) or await self._landed(obj.key, blob)
+        if obj.key not in self._landings and (blob.host, blob.repository) in self._serving:
+            self._landings.remember(obj.key, self._client.at_home(blob))
+        known = await self._landings.of(obj.key, lambda: self._landed(blob))
         landing = known.landing
         own = {} if landing.elsewhere else await self._client.authorization(blob)
         return HttpSource(
@@ -131,46 +119,21 @@ class OciProvider:
         """Close the connections."""
         await self._client.close()
 
-    def _remembered(self, key: str) -> _Known | None:
-        known = self._known.get(key)
-        if known is None or known.expired:
-            return None
-        old = known.landing.elsewhere and self._clock() - known.at > LANDED_SECONDS
-        return None if old else known
+    async def _landed(self, blob: Reference) -> Landing:
+        landing = await self._client.land(blob)
+        if not landing.elsewhere and len(self._serving) < MAX_REMEMBERED:
+            self._serving.add((blob.host, blob.repository))
+        return landing
 
-    async def _landed(self, key: str, blob: Reference) -> _Known:
-        """Ask the registry, once for all who want to know at the same time."""
-        if key not in self._known and (blob.host, blob.repository) in self._serving:
-            return self._remember(key, self._client.at_home(blob))
-        lock = self._asking.setdefault(key, asyncio.Lock())
-        try:
-            async with lock:
-                if (found := self._remembered(key)) is not None:
-                    return found
-                async with self._slots:
-                    landing = await self._client.land(blob)
-                if not landing.elsewhere and len(self._serving) < MAX_REMEMBERED:
-                    self._serving.add((blob.host, blob.repository))
-                return self._remember(key, landing)
-        finally:
-            self._asking.pop(key, None)
-
-    def _remember(self, key: str, landing: Landing) -> _Known:
-        known = self._known[key] = _Known(landing, self._clock())
-        self._known.move_to_end(key)
-        if len(self._known) > MAX_REMEMBERED:
-            self._known.popitem(last=False)
-        return known
-
-    def _again(self, known: _Known, blob: Reference) -> None:
+    def _again(self, known: Known[Landing], blob: Reference) -> None:
         """Note that the bytes are not where they were thought to be, nor need those of its neighbours be."""
         known.expired = True
         self._serving.discard((blob.host, blob.repository))
 
-    def _expire(self, known: _Known, blob: Reference, used: Mapping[str, str]) -> bool:
+    def _expire(self, known: Known[Landing], blob: Reference, used: Mapping[str, str]) -> bool:
         """Note that what was asked is refused; False where asking anew would not help."""
         if known.landing.elsewhere:
-            ended = self._clock() - known.at >= FRESH_SECONDS
+            ended = not self._landings.fresh(known)
         else:
             ended = self._client.doubt(blob, used, FRESH_SECONDS)
         known.expired = known.expired or ended

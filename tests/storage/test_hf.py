@@ -14,7 +14,8 @@ from agent.artifacts.store import Store
 from agent.core.errors import RetryableError, TerminalError
 from agent.core.reach import Denied, networks
 from agent.core.reasons import Reason
-from agent.storage.hf import FRESH_SECONDS, PLAIN_BYTES, SIGNED_SECONDS, HfProvider
+from agent.storage.hf import PLAIN_BYTES, SIGNED_SECONDS, HfProvider
+from agent.storage.landings import FRESH_SECONDS
 from tests.contracts.storage import CONTENT, OTHER, FolderContract, assert_hidden, files, one, read
 from tests.fakes.hub import TAG, Hub, git_id
 from tests.fakes.origin import Origin, redirect, status

@@ -12,7 +12,8 @@ from aiohttp import web
 from agent.core.errors import RetryableError, TerminalError
 from agent.core.reach import Denied, networks
 from agent.core.reasons import Reason
-from agent.storage.oci import FRESH_SECONDS, LANDED_SECONDS
+from agent.storage.landings import FRESH_SECONDS
+from agent.storage.oci import LANDED_SECONDS
 from tests.contracts.reading import fetched
 from tests.contracts.storage import CONTENT, OTHER, assert_hidden, files, one, read
 from tests.fakes.origin import Origin, redirect, status
