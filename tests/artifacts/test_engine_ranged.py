@@ -2,18 +2,26 @@
 
 import asyncio
 import os
+import socket
+import tempfile
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from agent.artifacts.engine.dial import route_of
 from agent.artifacts.engine.engine import Engine
+from agent.artifacts.engine.exchange import Connection
 from agent.artifacts.engine.http1 import Head
 from agent.artifacts.engine.journal import Span, open_journal
+from agent.artifacts.engine.pieces import Piece
 from agent.artifacts.engine.ranged import Ranged
 from agent.artifacts.engine.settings import MIB, EngineSettings
+from agent.artifacts.engine.wire import PlainWire
 from agent.core.errors import RetryableError, TerminalError
 from agent.core.reasons import Reason
 from agent.storage.base import HttpSource
@@ -55,6 +63,23 @@ def all_pieces(download, **headers):
     while (piece := download.take(2, 1.0)) is not None:
         pieces.append(written(download, begun(download, piece, **headers)))
     return pieces
+
+
+@given(reads=st.lists(st.integers(1, 2 * MIB), max_size=20), start=st.integers(0, 2 * MIB))
+def test_whatever_the_network_hands_over_less_than_a_mib_is_not_recorded(reads, start):
+    """Reads end where records end, so that a crash costs no more than that (design §8.15)."""
+    with tempfile.TemporaryDirectory() as folder:
+        download = ranged(order_in(Path(folder), len(CONTENT)), StandCrew())
+        connection = Connection(PlainWire(socket.socket()), route_of(SOURCE), 0.0)
+        connection.piece = piece = Piece(download, SOURCE, start, len(CONTENT))
+        download.begin(piece, head_of(piece, len(CONTENT)))
+        for read in reads:
+            if piece.at == piece.stop:
+                break
+            download.write(piece, memoryview(CONTENT)[piece.at : piece.at + min(read, connection.room)])
+            assert piece.at - piece.mark < MIB
+            assert (piece.at + connection.room) % MIB == 0
+        connection.wire.close()
 
 
 def test_two_last_pieces_that_end_at_once_settle_the_object_once(tmp_path):

@@ -10,6 +10,7 @@ from agent.artifacts.engine.checks import refusal
 from agent.artifacts.engine.dial import Route, request_of
 from agent.artifacts.engine.http1 import MAX_HEAD_BYTES, Chunks, Head, ProtocolError, parse_head
 from agent.artifacts.engine.pieces import Piece
+from agent.artifacts.engine.settings import BUFFER_BYTES
 from agent.artifacts.engine.wire import Wire
 from agent.artifacts.neterrors import network_error
 from agent.core.errors import AgentError, RetryableError
@@ -42,6 +43,11 @@ class Connection:
     def wants_to_write(self) -> bool:
         """Whether a part of the request has not gone out yet."""
         return bool(self._unsent)
+
+    @property
+    def room(self) -> int:
+        """How much to read at once: never beyond the place where a write and its record end."""
+        return BUFFER_BYTES if self.piece is None else BUFFER_BYTES - self.piece.at % BUFFER_BYTES
 
     @property
     def untouched(self) -> bool:

@@ -214,9 +214,10 @@ class EpollLane:
 
     def _granted(self, connection: Connection) -> int:
         """Return how much may be read now; 0 where the connection has to wait for it."""
+        room = connection.room
         if self._throttle is None:
-            return BUFFER_BYTES
-        room = self._throttle.take(BUFFER_BYTES)
+            return room
+        room = self._throttle.take(room)
         if not room:
             self._pause(connection, self._throttle.pause_seconds)
         return room

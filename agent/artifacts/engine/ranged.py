@@ -20,7 +20,7 @@ from agent.artifacts.engine.partial import Partial
 from agent.artifacts.engine.patience import pause_after
 from agent.artifacts.engine.pieces import Crew, Piece
 from agent.artifacts.engine.ranges import Ranges
-from agent.artifacts.engine.settings import JOURNAL_BYTES, LARGEST_PART, SMALLEST_PART, WINDOW_BYTES
+from agent.artifacts.engine.settings import BUFFER_BYTES, LARGEST_PART, SMALLEST_PART, WINDOW_BYTES
 from agent.artifacts.engine.sharing import left_of, worth_sharing
 from agent.artifacts.engine.streamed import EXPIRED, FRESH_SECONDS, Streamed, write_all
 from agent.artifacts.engine.writeback import Writeback
@@ -127,7 +127,7 @@ class Ranged:
             if state.ordered is not None and ranges.gaps[0].start > state.ordered.done + WINDOW_BYTES:
                 return None
             part = min(LARGEST_PART, max(SMALLEST_PART, ranges.left() // (2 * max(1, connections))))
-            gap = ranges.take(part)
+            gap = ranges.take(part - part % BUFFER_BYTES)
             return Piece(self, self.source, gap.start, gap.stop, gap.tries, gap.hedged)
         slow = (each for each in ranges.active if worth_sharing(each, now))
         slowest = max(slow, key=left_of, default=None)
@@ -212,7 +212,7 @@ class Ranged:
             write_all(state.descriptor, data, at)
             piece.crc = CRCS[state.algorithm].calc(data, piece.crc)
             piece.at = at + count
-            if piece.at - piece.mark >= JOURNAL_BYTES:
+            if piece.at - piece.at % BUFFER_BYTES > piece.mark:
                 self._record(state, piece)
         self.order.meter.add(count)
         state.writeback.wrote(at, at + count)
