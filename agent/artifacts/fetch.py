@@ -1,6 +1,6 @@
 """From a URI to a complete revision in the store: list, move what is missing, verify, write the manifest.
 
-Whatever moved the bytes, they are believed only after the checks of this file (design §6). What was
+Whatever moved the bytes, they are believed only once `judge` found nothing (design §6). What was
 verified before is never asked for again; what cannot be verified is thrown away.
 """
 
@@ -18,7 +18,7 @@ from agent.artifacts.digests import strongest
 from agent.artifacts.errors import disk_errors
 from agent.artifacts.flights import Flight, Flights
 from agent.artifacts.manifest import BlobId, Entry, Manifest, blob_id
-from agent.artifacts.orders import Moved, Mover, Order, carrying
+from agent.artifacts.orders import Moved, Mover, Order, carrying, judge
 from agent.artifacts.progress import Progress
 from agent.artifacts.retries import patiently
 from agent.artifacts.store import Store
@@ -334,25 +334,6 @@ class Fetcher:
             identity=identity,
             proof=proof,
         )
-
-
-def judge(obj: RemoteObject, moved: Moved) -> tuple[str | None, str]:
-    """Say what is wrong with the bytes of *moved*, None where nothing is, and what proves them.
-
-    Pure. Each checksum that is both known and computed must agree.
-    """
-    if obj.size is not None and moved.size != obj.size:
-        return f"{moved.size} bytes came where {obj.size} were listed", "seen-first"
-    proof = "seen-first"
-    for known in (obj.checksums, moved.told):
-        for algorithm, value in known.items():
-            computed = moved.digests.get(algorithm)
-            if computed is None:
-                continue
-            if computed != value.lower():
-                return f"its {algorithm} is {computed}, the storage says {value.lower()}", "seen-first"
-            proof = "provider"
-    return None, proof
 
 
 def _held(obj: RemoteObject, blob: BlobId, size: int, recorded: str | None, proof: str) -> _Landed:

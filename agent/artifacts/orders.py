@@ -75,3 +75,22 @@ def carrying(
         return replace(found, headers={**found.headers, **fresh})
 
     return carried if headers else source
+
+
+def judge(obj: RemoteObject, moved: Moved) -> tuple[str | None, str]:
+    """Say what is wrong with the bytes of *moved*, None where nothing is, and what proves them.
+
+    Pure. Each checksum that is both known and computed must agree.
+    """
+    if obj.size is not None and moved.size != obj.size:
+        return f"{moved.size} bytes came where {obj.size} were listed", "seen-first"
+    proof = "seen-first"
+    for known in (obj.checksums, moved.told):
+        for algorithm, value in known.items():
+            computed = moved.digests.get(algorithm)
+            if computed is None:
+                continue
+            if computed != value.lower():
+                return f"its {algorithm} is {computed}, the storage says {value.lower()}", "seen-first"
+            proof = "provider"
+    return None, proof

@@ -6,7 +6,7 @@ Nothing here reads a clock: `since` and `now` are the caller's, on one monotonic
 import threading
 from collections import deque
 
-from agent.core.status import ProgressReading
+from agent.core.progress import ProgressReading
 
 WINDOW_SECONDS = 10.0
 """The rate is that of the last ten seconds, or of all the time where that is shorter."""

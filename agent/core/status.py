@@ -31,16 +31,6 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ProgressReading:
-    """How far a download is. Bytes; `total_bytes`, the rate and the time left are None where unknown."""
-
-    bytes: int
-    total_bytes: int | None
-    bytes_per_second: float | None
-    eta_seconds: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class ModelStatus:
     """Everything said of one model, but for the progress of a running download.
 

@@ -18,8 +18,8 @@ from agent.artifacts.store import Store
 from agent.core.actions import Action, Fetch, Load, Unload
 from agent.core.errors import AgentError, RetryableError, TerminalError
 from agent.core.model import ModelName, ModelSpec, ObservedState, StoredRevision, Told
+from agent.core.progress import ProgressReading
 from agent.core.reasons import Reason
-from agent.core.status import ProgressReading
 from agent.reconcile.server_link import ServerLink
 from agent.servers.base import ModelServer, ModelState
 from agent.telemetry.traces import span

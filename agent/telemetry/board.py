@@ -13,8 +13,9 @@ from agent.core import uri, words
 from agent.core.explain import Refusal
 from agent.core.history import History, noted
 from agent.core.model import ModelName, Rejection
+from agent.core.progress import ProgressReading
 from agent.core.reasons import Reason
-from agent.core.status import ModelStatus, Phase, ProgressReading
+from agent.core.status import ModelStatus, Phase
 
 log = logging.getLogger("agent.models")
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.core import words
-from agent.core.status import ProgressReading
+from agent.core.progress import ProgressReading
 from agent.telemetry.board import progress_words
 
 STYLES = {

@@ -15,8 +15,9 @@ from agent.core.explain import Answer, MemorySum, Refusal, explain, explain_refu
 from agent.core.explanations import EXPLANATIONS
 from agent.core.history import History, Transition
 from agent.core.model import Integrity, ModelName, ModelSpec
+from agent.core.progress import ProgressReading
 from agent.core.reasons import Explanation, Reason
-from agent.core.status import ModelStatus, Phase, ProgressReading
+from agent.core.status import ModelStatus, Phase
 from agent.telemetry.board import Board, ConfigWord
 
 API_VERSION = "model-agent/v1"

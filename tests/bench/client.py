@@ -18,10 +18,8 @@ from pathlib import Path
 
 from agent.artifacts.engine.engine import Engine
 from agent.artifacts.engine.settings import SMALL_BYTES, EngineSettings
-from agent.artifacts.fetch import Fetcher, judge
-from agent.artifacts.orders import Moved, Order
+from agent.artifacts.orders import Moved, Order, judge
 from agent.artifacts.progress import Meter, Progress
-from agent.artifacts.store import Store
 from agent.storage.base import HttpSource, Listing, RemoteObject, Source, StorageProvider
 from tests.fakes.origin_provider import OriginAnswers
 
@@ -93,12 +91,15 @@ async def main() -> None:
         await move(provider, "", Path(dest), engine)
         engine.close()
     elif mode == "s3":
-        from agent.storage.s3 import S3Provider  # noqa: PLC0415 - half a second that the others need not pay
+        from agent.storage.s3 import S3Provider  # noqa: PLC0415 - what the others need not pay for
 
         anonymous = {"AWS_ENDPOINT_URL": base, "awsAnonymousCredential": "true", "AWS_REGION": "us-east-1"}
         await move(S3Provider(anonymous), f"s3://bench/{Path(files).name}/", Path(dest), engine)
         engine.close()
     else:
+        from agent.artifacts.fetch import Fetcher  # noqa: PLC0415 - as above
+        from agent.artifacts.store import Store  # noqa: PLC0415 - as above
+
         with contextlib.closing(Store.open(Path(dest) / "models", Path(dest) / "store")) as store:
             fetcher = Fetcher(lambda _: provider, store, engine)
             await fetcher.fetch(f"{base}/", Progress(), relist=True)

@@ -18,8 +18,9 @@ from aiohttp import web
 from rich.console import Console
 
 from agent.core.model import Integrity, Rejection
+from agent.core.progress import ProgressReading
 from agent.core.reasons import Reason
-from agent.core.status import Phase, ProgressReading
+from agent.core.status import Phase
 from agent.telemetry.views import ago, document_view, error_view, model_view
 from agent.web.render import Renderer
 from tests.commands.run import run, run_process

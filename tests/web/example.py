@@ -6,8 +6,9 @@ from dataclasses import replace
 from agent.core.budget import Shortage
 from agent.core.conditions import Condition, ConditionType
 from agent.core.model import ModelName, ModelSpec, Rejection, Revision
+from agent.core.progress import ProgressReading
 from agent.core.reasons import Reason
-from agent.core.status import ModelStatus, Phase, ProgressReading
+from agent.core.status import ModelStatus, Phase
 from agent.telemetry.board import Board, ConfigWord, MemoryWord, ServerWord
 
 GIB, MIB = 1 << 30, 1 << 20

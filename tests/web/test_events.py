@@ -10,7 +10,8 @@ from pathlib import Path
 from aiohttp import web
 
 from agent.core.model import ModelName
-from agent.core.status import Phase, ProgressReading
+from agent.core.progress import ProgressReading
+from agent.core.status import Phase
 from agent.telemetry.board import Board, MemoryWord
 from agent.telemetry.metrics import Metrics
 from agent.web.events import MOST_MODELS, Bounds, EventStream

@@ -9,7 +9,8 @@ import aiohttp
 import pytest
 
 from agent.core.model import ModelName
-from agent.core.status import Phase, ProgressReading
+from agent.core.progress import ProgressReading
+from agent.core.status import Phase
 from agent.telemetry.board import MemoryWord
 from agent.web.pages import TYPES, Pages
 from tests.web.boards import board_with, failed, moving, ready

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from agent.core.model import Rejection
+from agent.core.progress import ProgressReading
 from agent.core.reasons import Reason
-from agent.core.status import Phase, ProgressReading
+from agent.core.status import Phase
 from tests.web.boards import board_with, failed, moving, ready
 from tests.web.browsing import FAINT, expect, in_chromium, opened, row, shot, shows
 from tests.web.example import busy_board

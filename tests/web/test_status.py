@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, settings
 from jsonschema import Draft202012Validator
 
 from agent.core.model import Rejection
+from agent.core.progress import ProgressReading
 from agent.core.reasons import Reason
-from agent.core.status import ProgressReading
 from agent.telemetry.board import Board
 from agent.telemetry.metrics import Metrics
 from agent.web.render import Renderer
