@@ -1,14 +1,22 @@
 """The ways to an origin: TLS with a CA of our own, client certificates, proxies, IPv6, lost connections."""
 
 import asyncio
+import concurrent.futures
+import contextlib
+import itertools
+import select
 import socket
 import ssl
 import threading
+import time
 
 import pytest
 import trustme
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from agent.artifacts.engine.engine import Engine
+from agent.artifacts.engine.wire import TlsWire
 from agent.core.errors import AgentError
 from agent.core.reasons import Reason
 from tests.artifacts.engine_orders import FAST, LARGE, SMALL, Orders
@@ -187,3 +195,98 @@ async def test_a_cancel_while_a_connection_is_being_made_keeps_the_partial(tmp_p
         assert len(orders.litter()) == 2
         blocked.set()
     engine.close()
+
+
+@contextlib.contextmanager
+def tls_pair(server_context, client_context):
+    """A wire, and the server's end of it once it shook hands."""
+    ours, theirs = socket.socketpair()
+    shaken = concurrent.futures.ThreadPoolExecutor(1)
+    server = shaken.submit(server_context.wrap_socket, theirs, server_side=True)
+    wire = TlsWire(ours, client_context, "127.0.0.1", 5)
+    with server.result(), contextlib.closing(wire), shaken:
+        yield wire, server.result()
+
+
+def read_all(wire, rooms):
+    """Read to the end, so much at once as *rooms* say in turn; only when there is something."""
+    came, turns, poll = b"", itertools.cycle(rooms), select.poll()
+    poll.register(wire.descriptor, select.POLLIN)
+    while True:
+        if not wire.buffered:
+            assert poll.poll(5000)
+        buffer = bytearray(next(turns))
+        count = wire.read(memoryview(buffer))
+        if count == 0:
+            return came
+        assert count is None or count <= len(buffer)
+        came += buffer[: count or 0]
+
+
+@pytest.mark.parametrize("farewell", [True, False])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    sent=st.lists(st.integers(1, 100_000), min_size=1, max_size=6),
+    rooms=st.lists(st.integers(1 << 10, 1 << 20), min_size=1),
+)
+def test_tls_brings_what_was_sent_however_it_is_cut(server_context, client_context, farewell, sent, rooms):
+    parts = [bytes([number]) * size for number, size in enumerate(sent)]
+
+    def send(server):
+        for part in parts:
+            server.sendall(part)
+        if farewell:
+            with contextlib.suppress(OSError):  # the other side does not answer it
+                server.settimeout(0.01)
+                server.unwrap()
+        server.shutdown(socket.SHUT_WR)
+
+    with tls_pair(server_context, client_context) as (wire, server):
+        sender = threading.Thread(target=send, args=(server,))
+        sender.start()
+        assert read_all(wire, rooms) == b"".join(parts)
+        sender.join()
+
+
+def test_a_tls_request_that_the_kernel_takes_bit_by_bit_goes_out_once(server_context, client_context):
+    request = bytes(range(251)) * 8192
+    came = bytearray()
+
+    def read(server):
+        while len(came) < len(request) and (part := server.recv(1 << 14)):
+            came.extend(part)
+
+    with tls_pair(server_context, client_context) as (wire, server):
+        assert wire.write(request) == 0  # it is more than the kernel takes
+        reader = threading.Thread(target=read, args=(server,))
+        reader.start()
+        while not (count := wire.write(request)):
+            time.sleep(0.001)
+        reader.join()
+    assert (count, bytes(came)) == (len(request), request)
+
+
+def test_a_peer_that_says_nothing_ends_the_tls_handshake_in_time(client_context):
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(TimeoutError):
+        TlsWire(ours, client_context, "127.0.0.1", 0.05)
+
+
+def test_a_peer_that_drips_ends_the_tls_handshake_in_time(client_context):
+    """The time is for all of it, not for each byte."""
+    ours, theirs = socket.socketpair()
+    over = threading.Event()
+
+    def drip():
+        for byte in b"\x16\x03\x03\x40\x00" + bytes(1000):
+            if over.wait(0.02):
+                return
+            theirs.send(bytes([byte]))
+
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    with ours, theirs:
+        with pytest.raises(TimeoutError):
+            TlsWire(ours, client_context, "127.0.0.1", 0.2)
+        over.set()
+        dripping.join()

@@ -242,4 +242,4 @@ def _authorization(proxy: str | None) -> Mapping[str, str]:
 
 def _start_tls(sock: socket.socket, route: Route) -> Wire:
     context = route.context or ssl.create_default_context()
-    return TlsWire(context.wrap_socket(sock, server_hostname=route.host))
+    return TlsWire(sock, context, route.host, CONNECT_SECONDS)

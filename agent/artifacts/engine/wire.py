@@ -1,13 +1,13 @@
-"""A connected byte stream, plain or TLS, read without waiting into a buffer that is used again and again.
-
-TLS reads from the socket itself: with memory buffers between, one large receive feeds many records, but
-the copies cost more than the system calls saved (1.0 against 1.1 to 1.6 CPU seconds a GiB).
-"""
+"""A connected byte stream, plain or TLS, read without waiting into a buffer that is used again and again."""
 
 import contextlib
 import socket
 import ssl
+import time
 from typing import Protocol
+
+RAW_BYTES = 256 << 10
+"""So much of TLS is received at once, for each connection."""
 
 
 class Wire(Protocol):
@@ -20,7 +20,7 @@ class Wire(Protocol):
 
     @property
     def buffered(self) -> bool:
-        """Whether `read` has something although the kernel may have nothing."""
+        """Whether `read` may have something although the kernel has nothing."""
         ...
 
     def read(self, into: memoryview) -> int | None:
@@ -67,40 +67,95 @@ class PlainWire:
 
 
 class TlsWire:
-    """TLS; made by `dial` after the handshake."""
+    """TLS between memory buffers, so that the kernel is asked for many records at once.
 
-    def __init__(self, sock: ssl.SSLSocket) -> None:
-        sock.setblocking(False)  # noqa: FBT003 - the socket module's own signature
+    Reading records from the socket itself, as `ssl.SSLSocket` does, costs two system calls and often an
+    acknowledgement for each 16 KiB: a fifth more CPU, although nothing is copied in between.
+    """
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, host: str, seconds: float) -> None:
+        """Shake hands with *host*, in so many *seconds*. Raises OSError (ssl.SSLError is one)."""
         self._socket = sock
         self.descriptor = sock.fileno()
-        self._receive = sock.recv_into
-
-    @property
-    def buffered(self) -> bool:
-        """The rest of a record may wait in memory."""
-        return self._socket.pending() > 0
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        self._raw = memoryview(bytearray(RAW_BYTES))
+        self._unsent = b""
+        self._encrypted = False  # what the next `write` brings is in `_outgoing` or `_unsent` already
+        self._over = False
+        self.buffered = False
+        self._shake_hands(time.monotonic() + seconds)
+        sock.setblocking(False)  # noqa: FBT003 - the socket module's own signature
 
     def read(self, into: memoryview) -> int | None:
         """Fill *into* from as many records as are there: one is 16 KiB at most, a write should be more."""
-        done, room, receive = 0, len(into), self._receive
-        try:
-            while done < room:
-                count = receive(into[done:])
-                if not count:
-                    return done
-                done += count
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return done or None
-        return done
+        done, room, decrypt = 0, len(into), self._tls.read
+        self.buffered = False
+        while not self._over:
+            try:
+                while done < room and (count := decrypt(room - done, into[done:])):
+                    done += count  # type: ignore[operator] # with a buffer it is a number
+            except ssl.SSLWantReadError:
+                if not self._received():
+                    break
+            except ssl.SSLEOFError:  # without a farewell: HTTP itself says what is missing
+                self._over = True
+            else:
+                self.buffered = done == room
+                self._over = not self.buffered
+                break
+        if self._outgoing.pending:  # new keys were asked for
+            self._flush()
+        return done if done or self._over else None
 
     def write(self, data: bytes) -> int:
-        """Send what the kernel takes."""
-        try:
-            return self._socket.send(data)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        """Send what the kernel takes: all of *data*, or nothing yet."""
+        if not self._encrypted:
+            self._tls.write(data)
+            self._encrypted = True
+        self._flush()
+        if self._unsent:
             return 0
+        self._encrypted = False
+        return len(data)
 
     def close(self) -> None:
         """Close the socket; the other side is not told, nothing that it says matters any more."""
-        with contextlib.suppress(OSError):
-            self._socket.close()
+        self._socket.close()
+
+    def _shake_hands(self, deadline: float) -> None:
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self._speak(deadline)
+                self._received()
+            except ssl.SSLError:
+                with contextlib.suppress(OSError):
+                    self._speak(deadline)  # it is told why
+                raise
+            else:
+                self._speak(deadline)
+                return
+
+    def _speak(self, deadline: float) -> None:
+        """Send what is to be sent, and allow what follows the time that is left. The socket blocks still."""
+        self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+        self._socket.sendall(self._outgoing.read())
+
+    def _received(self) -> bool:
+        """Receive once; false where nothing is there yet."""
+        try:
+            count = self._socket.recv_into(self._raw)
+        except BlockingIOError:
+            return False
+        if count:
+            self._incoming.write(self._raw[:count])
+        else:
+            self._incoming.write_eof()
+        return True
+
+    def _flush(self) -> None:
+        self._unsent += self._outgoing.read()
+        with contextlib.suppress(BlockingIOError):
+            self._unsent = self._unsent[self._socket.send(self._unsent) :]
