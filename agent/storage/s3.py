@@ -12,7 +12,7 @@ import base64
 import binascii
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar, cast
-from urllib.parse import parse_qs, quote, urlencode, urlsplit
+from urllib.parse import quote, unquote_plus, urlencode
 
 from agent.aio.threads import Daemons
 from agent.core.errors import RetryableError, TerminalError
@@ -197,7 +197,9 @@ def _checksums(entry: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _etag(identity: str) -> str | None:
-    return parse_qs(urlsplit(identity).query).get("etag", [None])[0]
+    """Read back what `_listed` wrote; `parse_qs` takes ten times as long, for each object."""
+    name, _, value = identity.rpartition("?")[2].partition("&")[0].partition("=")
+    return unquote_plus(value) if name == "etag" else None
 
 
 def signed(

@@ -98,7 +98,9 @@ def rclone(origin: Origin, scheme: str, case: Case, dest: Path) -> Sequence[str]
     )
     tool = _binary("rclone")
     if scheme == "s3":
-        remote = f":s3,provider=Other,endpoint='{origin.url('http')}',force_path_style=true:bench/{case.name}/"
+        remote = (
+            f":s3,provider=Other,endpoint='{origin.url('http')}',force_path_style=true:bench/{case.name}/"
+        )
         return (tool, "copy", remote, str(dest), *common)
     if case.files > 100:
         common = (*common, "--checkers", "16", "--http-no-head")

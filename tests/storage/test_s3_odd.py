@@ -127,6 +127,26 @@ async def test_an_archived_object_is_named_unless_it_is_restored(connect_s3, odd
         assert "s3://b/m/1" in error.message
 
 
+@pytest.mark.parametrize("etag", ['"abc-3"', '"a+b%20c=d?e/f ü"', "weak", '"etag=x"'])
+@pytest.mark.parametrize("name", ["1", "q?etag=z"])
+async def test_what_is_asked_for_is_pinned_to_the_etag_that_was_listed(connect_s3, odd, etag, name):
+    odd.pages = [entry(f"m/{name}", ETag=etag)]
+    provider = connect_s3(odd.environ)
+    (obj,) = (await provider.resolve("s3://b/m/")).objects
+    source = await provider.source(obj)
+    assert (source.headers["If-Match"], source.expect) == (etag, {"etag": etag})
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["2026-11-22T10:00:00.000Z", "2026-11-22T10:00:00Z", "Sun, 22 Nov 2026 10:00:00 GMT", "1795341600"],
+)
+async def test_a_time_is_read_however_it_is_spelled(connect_s3, odd, moment):
+    odd.pages = [entry("m/1", ETag="", LastModified=moment)]
+    (obj,) = (await connect_s3(odd.environ).resolve("s3://b/m/")).objects
+    assert "modified=1795341600.000&" in obj.identity
+
+
 async def test_an_object_without_an_etag_is_not_pinned(connect_s3, odd):
     odd.pages = [entry("m/1", ETag="", LastModified="2026-11-22T10:00:00.000Z")]
     (obj,) = (await connect_s3(odd.environ).resolve("s3://b/m/")).objects
