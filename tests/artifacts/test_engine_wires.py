@@ -8,7 +8,6 @@ import select
 import socket
 import ssl
 import threading
-import time
 
 import pytest
 import trustme
@@ -260,8 +259,10 @@ def test_a_tls_request_that_the_kernel_takes_bit_by_bit_goes_out_once(server_con
         assert wire.write(request) == 0  # it is more than the kernel takes
         reader = threading.Thread(target=read, args=(server,))
         reader.start()
+        poll = select.poll()
+        poll.register(wire.descriptor, select.POLLOUT)
         while not (count := wire.write(request)):
-            time.sleep(0.001)
+            assert poll.poll(5000)
         reader.join()
     assert (count, bytes(came)) == (len(request), request)
 
@@ -278,8 +279,8 @@ def test_a_peer_that_drips_ends_the_tls_handshake_in_time(client_context):
     over = threading.Event()
 
     def drip():
-        for byte in b"\x16\x03\x03\x40\x00" + bytes(1000):
-            if over.wait(0.02):
+        for byte in b"\x16\x03\x03\x40\x00" + bytes(2000):
+            if over.wait(0.001):
                 return
             theirs.send(bytes([byte]))
 
@@ -288,5 +289,6 @@ def test_a_peer_that_drips_ends_the_tls_handshake_in_time(client_context):
     with ours, theirs:
         with pytest.raises(TimeoutError):
             TlsWire(ours, client_context, "127.0.0.1", 0.2)
+        assert dripping.is_alive()  # there was always more to come
         over.set()
         dripping.join()

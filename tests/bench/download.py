@@ -193,10 +193,10 @@ def have_memory(count: int, place: Path) -> None:
     a client does: the same 4 GiB took 3.7 s to write, and 0.4 s a moment later. Who came first paid. Memory
     that was anonymous does not help: the page cache takes other pages.
     """
-    block = bytes(MIB)
+    block, size = bytes(MIB), min(count + SPARE_BYTES, shutil.disk_usage(place).free // 2)
     with tempfile.TemporaryFile(dir=place, buffering=0) as file:
-        os.posix_fallocate(file.fileno(), 0, count + SPARE_BYTES)
-        for _ in range((count + SPARE_BYTES) // MIB):
+        os.posix_fallocate(file.fileno(), 0, size)
+        for _ in range(size // MIB):
             file.write(block)
 
 

@@ -10,7 +10,7 @@ SMALL_BYTES = MIB
 
 BUFFER_BYTES = MIB
 """Reads, writes and records of the journal end at multiples of this: a crash fetches at most this much again
-for each connection, and the page cache takes such a write as one large folio (a third less CPU)."""
+for each connection, and the page cache takes such a write as one large folio (a quarter less CPU)."""
 
 SMALLEST_PART = 4 * MIB
 LARGEST_PART = 64 * MIB
