@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import random
 import signal
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from aiohttp import web
 
 from agent.aio.door import Door
+from agent.aio.leaving import stop_on_signals
 from agent.aio.spare import Spare
 from agent.aio.unixtime import UnixTime
 from agent.aio.wakeup import Wakeup
@@ -109,7 +109,8 @@ class Sidecar:
         listeners: Sequence[asyncio.Server] = ()
         try:
             listeners = await self._listen(runner, spare)
-            self._on_signals()
+            stop_on_signals(self._stop)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: self._resync())  # noqa: PLW0108 - another one later
             await self._unless_stopped(self._work())
         finally:
             for each in listeners:
@@ -151,17 +152,6 @@ class Sidecar:
         self.address = listeners[0].sockets[0].getsockname()[:2]
         log.info("status is served", extra={"url": f"http://{self.address[0]}:{self.address[1]}/status"})
         return listeners
-
-    def _on_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop_or_leave)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._resync())  # noqa: PLW0108 - another one later
-
-    def _stop_or_leave(self) -> None:
-        if self._stop.is_set():
-            os._exit(1)  # asked twice: at once
-        self.stop()
 
     async def _open_store(self) -> Store | None:
         """Open the store; while it cannot be, say why on /readyz and try again."""

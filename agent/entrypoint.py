@@ -8,13 +8,12 @@ import argparse
 import asyncio
 import logging
 import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from agent.aio.leaving import run_and_leave, said_of
+from agent.aio.leaving import run_and_leave, said_of, stop_on_signals
 from agent.app import Sidecar
 from agent.cli import USAGE
 from agent.cli import main as run_command
@@ -142,8 +141,7 @@ async def serve(agent: Agent, environ: Mapping[str, str]) -> int:
 async def _until_stopped() -> int:
     """Wait for SIGTERM; where no puller is asked for, the proxy is all there is."""
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop_on_signals(stop)
     await stop.wait()
     return 0
 

@@ -221,6 +221,17 @@ async def test_without_the_puller_it_is_the_proxy_alone(tmp_path):
             assert await asyncio.to_thread(agent.process.wait, 10) == 0
 
 
+@pytest.mark.parametrize("puller", [True, False], ids=["puller", "proxy alone"])
+async def test_a_second_signal_waits_for_nothing(tmp_path, mounts, puller):
+    words = mounts if puller else []
+    async with started(tmp_path, words, SERVING_READINESS_PROBE="", MODELAGENT_DRAIN_QUIET="600s") as agent:
+        await agent.until((200, "queue") if not puller else (503, "not ready\n"), agent.probed)
+        agent.process.send_signal(signal.SIGTERM)
+        await agent.until((503, "shutting down\n"), agent.probed)
+        agent.process.send_signal(signal.SIGINT)
+        assert await asyncio.to_thread(agent.process.wait, 10) == 1
+
+
 async def test_a_proxy_that_dies_is_started_again(tmp_path, mounts):
     async with started(tmp_path, mounts, SERVING_READINESS_PROBE="") as agent:
         await agent.until((503, "not ready\n"), agent.probed)

@@ -8,6 +8,7 @@ import asyncio
 import errno
 import logging
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
@@ -35,6 +36,18 @@ async def _run(main: Callable[[], Awaitable[int]]) -> NoReturn:
     except Exception:  # noqa: BLE001 - a bug: whatever it is, it must not leave a process that hangs
         sys.excepthook(*sys.exc_info())
     leave(code)
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """Have the first SIGTERM or SIGINT set *stop*; the second ends the process at once, with 1."""
+
+    def told() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told)
 
 
 def said_of(error: OSError) -> dict[str, str]:

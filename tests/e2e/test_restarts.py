@@ -126,14 +126,6 @@ async def test_sigterm_with_everything_in_flight_ends_within_2_s_unloads_nothing
         )
 
 
-async def test_a_second_signal_ends_it_at_once_and_waits_for_nothing(tmp_path):
-    """Both are there when it wakes: the first asks for an end, which would be 0; the second does not wait."""
-    async with started(tmp_path) as rig:
-        for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
-            rig.agent.signal(number)
-        assert await rig.agent.ended() == 1
-
-
 async def test_sighup_lists_the_storage_again(tmp_path):
     async with started(tmp_path) as rig:
         rig.put("one", "old bytes")
