@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import parse_qs, quote, urlencode, urlsplit
+from urllib.parse import quote
 
 from agent.aio.threads import Daemons
 from agent.core.errors import RetryableError, TerminalError
@@ -27,6 +27,7 @@ from agent.storage.azure_errors import AzureAnswers
 from agent.storage.azure_uri import Account, Place, account_of, place_of
 from agent.storage.base import HttpSource, Listing, RemoteObject
 from agent.storage.buckets import Page, base_name, choose, listed, path_below, sole
+from agent.storage.identities import identity_of, pins_of
 from agent.storage.proxies import proxies_of
 from agent.storage.trust import trust_of
 
@@ -101,10 +102,9 @@ class AzureProvider:
         async with self._refreshing:
             if client.token_due:
                 await self._blocking(client.refresh)
-        pins = parse_qs(urlsplit(obj.identity).query)
-        etag = pins["etag"][0]
-        version = pins.get("version", [None])[0]
-        url, headers = client.request(place.container, place.key, version)
+        pins = pins_of(obj.identity)
+        etag = pins["etag"]
+        url, headers = client.request(place.container, place.key, pins.get("version"))
         return HttpSource(
             url=url,
             answers=AzureAnswers(f"abfs://{obj.key}", client.standing),
@@ -170,12 +170,15 @@ def _listed(endpoint: str, place: Place, path: str, entry: Entry) -> RemoteObjec
             Reason.STORAGE_ERROR, f"abfs://{place.name}/{entry.name} was listed with no ETag"
         )
     version = {"version": place.version} if place.version else {}
-    query = urlencode({"etag": entry.etag, **version, "size": entry.size})
     return RemoteObject(
         path=path,
         key=f"{place.name}/{entry.name}",
         size=entry.size,
-        identity=f"abfs://{host}/{place.container}/{quote(entry.name, safe='/~')}?{query}",
+        identity=identity_of(
+            f"abfs://{host}/{place.container}/{quote(entry.name, safe='/~')}",
+            {"etag": entry.etag, **version},
+            entry.size,
+        ),
         checksums={"md5": entry.md5} if entry.md5 else {},
         media_type=entry.media_type,
     )

@@ -10,7 +10,7 @@ import base64
 import binascii
 from collections.abc import Callable, Mapping
 from typing import TypeVar
-from urllib.parse import parse_qs, quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from agent.aio.threads import Daemons
 from agent.core.errors import RetryableError
@@ -29,6 +29,7 @@ from agent.storage.gs_client import (
     file_credentials,
 )
 from agent.storage.gs_errors import GsAnswers
+from agent.storage.identities import identity_of, pins_of
 from agent.storage.proxies import proxies_of, proxy_for
 from agent.storage.trust import trust_of
 
@@ -94,7 +95,7 @@ class GsProvider:
             if client.token_due:
                 await self._blocking(client.refresh)
         bucket, _, name = obj.key.partition("/")
-        generation = parse_qs(urlsplit(obj.identity).query)["generation"][0]
+        generation = pins_of(obj.identity)["generation"]
         query = urlencode({"alt": "media", "generation": generation})
         parts = urlsplit(client.endpoint)
         port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -157,13 +158,16 @@ def _below(endpoint: str, place: Location, entry: Entry) -> RemoteObject | None:
 
 def _listed(endpoint: str, place: Location, path: str, entry: Entry) -> RemoteObject:
     host = urlsplit(endpoint).netloc
-    query = urlencode({"generation": entry.generation, "size": entry.size})
     told = {"crc32c": (entry.crc32c, 4), "md5": (entry.md5, 16)}
     return RemoteObject(
         path=path,
         key=f"{place.bucket}/{entry.name}",
         size=entry.size,
-        identity=f"gs://{host}/{place.bucket}/{quote(entry.name, safe='/~')}?{query}",
+        identity=identity_of(
+            f"gs://{host}/{place.bucket}/{quote(entry.name, safe='/~')}",
+            {"generation": entry.generation},
+            entry.size,
+        ),
         checksums={name: digest for name, (text, size) in told.items() if (digest := _hex(text, size))},
         media_type=entry.media_type,
     )

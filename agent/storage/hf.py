@@ -10,7 +10,7 @@ between files, `hf_xet`) is not spoken here.
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from agent.core.errors import AgentError, RetryableError, TerminalError
 from agent.core.paths import check_tree, relative_path
@@ -20,6 +20,7 @@ from agent.storage.answers import checksums
 from agent.storage.base import HttpSource, Listing, RemoteObject
 from agent.storage.hf_hub import Entry, Hub, Landing, hub_error
 from agent.storage.hf_uri import Place, place_of
+from agent.storage.identities import identity_of, pins_of
 from agent.storage.landings import Known, Landings
 from agent.storage.trust import trust_of
 from agent.storage.web import REDIRECTS, complete
@@ -170,14 +171,13 @@ class HfProvider:
 
     def _object(self, place: Place, commit: str, entry: Entry, path: str) -> RemoteObject:
         content = {"sha256": entry.sha256} if entry.sha256 else {"oid": entry.oid}
-        query = urlencode({**content, "size": entry.size})
         host = self._hub().endpoint.shown.partition("://")[2].rstrip("/")
         name = f"{place.kind}/{place.repository}/{quote(entry.path, safe='/~')}"
         return RemoteObject(
             path=relative_path(path),
             key=f"{place.kind}/{place.repository}@{commit}/{entry.path}",
             size=entry.size,
-            identity=f"hf://{host}/{name}?{query}",
+            identity=identity_of(f"hf://{host}/{name}", content, entry.size),
             checksums={"sha256": entry.sha256} if entry.sha256 else {"git-sha1": entry.oid},
         )
 
@@ -202,7 +202,8 @@ def _refuse_other(obj: RemoteObject, commit: str, landing: Landing) -> None:
 
     Raises RetryableError(SnapshotChanged).
     """
-    listed = obj.identity.rpartition("?")[2].partition("&")[0].partition("=")[2]
+    pins = pins_of(obj.identity)
+    listed = pins.get("sha256") or pins["oid"]
     said = (landing.linked or landing.etag or "").removeprefix("W/").strip('"')
     same_kind = len(said) == len(listed) and all(char in "0123456789abcdef" for char in said)
     if (same_kind and said != listed) or landing.commit not in {None, commit}:

@@ -9,6 +9,7 @@ from agent.core.paths import relative_path
 from agent.core.reasons import Reason
 from agent.storage.base import RemoteObject
 from agent.storage.buckets import Location, check_count, choose, location, path_below
+from agent.storage.identities import identity_of, pins_of
 
 SEGMENT = st.text("ab.0é ", min_size=1, max_size=4).filter(lambda part: part not in {".", ".."})
 KEY = st.lists(SEGMENT, min_size=1, max_size=4).map("/".join)
@@ -35,6 +36,15 @@ def test_a_prefix_ends_with_a_slash_so_no_sibling_begins_with_it(folder, tail):
     place = Location("s3", "b", folder)
     assert place.prefix.endswith("/")
     assert not f"{folder}{tail}".startswith(place.prefix) or tail.startswith("/")
+
+
+@given(
+    st.text(),
+    st.dictionaries(st.text("abc", min_size=1), st.text(), min_size=1, max_size=3),
+    st.integers(min_value=0),
+)
+def test_an_identity_tells_the_pins_and_the_size_that_it_was_made_of(name, pins, size):
+    assert pins_of(identity_of(name, pins, size)) == {**pins, "size": str(size)}
 
 
 @given(st.from_regex(r"\A[a-z0-9][a-z0-9.-]{2,20}\Z"), ANY_KEY)
