@@ -6,8 +6,6 @@ errno alone, never by the words of a message (style §6).
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from agent.core.errors import AgentError, RetryableError, TerminalError
@@ -52,13 +50,20 @@ def disk_error(
     return RetryableError(Reason.DISK_ERROR, f"{why} (errno {code}); check the volume and the kernel log")
 
 
-@contextmanager
-def disk_errors(what: str, *, need_bytes: int | None = None, volume: Path | None = None) -> Iterator[None]:
+class disk_errors:  # noqa: N801 - used as `with disk_errors(...)`, thousands of times for one model
     """Raise any OSError of the block as `disk_error` tells it."""
-    try:
-        yield
-    except OSError as error:
-        raise disk_error(error, what, need_bytes=need_bytes, volume=volume) from error
+
+    __slots__ = ("_need_bytes", "_volume", "_what")
+
+    def __init__(self, what: str, *, need_bytes: int | None = None, volume: Path | None = None) -> None:
+        self._what, self._need_bytes, self._volume = what, need_bytes, volume
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise disk_error(error, self._what, need_bytes=self._need_bytes, volume=self._volume) from error
 
 
 def _room(code: int, need_bytes: int | None, volume: Path | None) -> str:

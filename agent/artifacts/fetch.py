@@ -6,7 +6,7 @@ verified before is never asked for again; what cannot be verified is thrown away
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from agent.core.reach import uri_refusal
 from agent.core.reasons import Reason
 from agent.core.revision import revision_of
 from agent.core.uri import redacted, scheme_of
-from agent.storage.base import Listing, RemoteObject, StorageProvider
+from agent.storage.base import Listing, RemoteObject, Source, StorageProvider
 from agent.telemetry.traces import outgoing, span
 
 PROOFS = ("seen-first", "provider", "declared", "signed")
@@ -286,7 +286,11 @@ class Fetcher:
             progress.follow(flight.meter, mine=claimed)
         try:
             if mine:
-                orders = [self._order(provider, flight, obj, work.declared) for flight, obj in mine.items()]
+                source = partial(carrying, outgoing())
+                orders = [
+                    self._order(flight, obj, source(partial(provider.source, obj)), work.declared)
+                    for flight, obj in mine.items()
+                ]
                 await self._mover.move(orders)
         finally:
             for flight in mine:
@@ -297,16 +301,20 @@ class Fetcher:
         for path, flight in flights.items():
             progress.settle(flight.meter)
             if flight.outcome is not None:
-                work.landed[path] = replace(flight.outcome, entry=replace(flight.outcome.entry, path=path))
+                work.landed[path] = _at(path, flight.outcome)
         work.missing = [obj for obj in work.missing if obj.path not in work.landed]
 
     def _order(
-        self, provider: StorageProvider, flight: Flight[_Landed], obj: RemoteObject, declared: Declaration
+        self,
+        flight: Flight[_Landed],
+        obj: RemoteObject,
+        source: Callable[[], Awaitable[Source]],
+        declared: Declaration,
     ) -> Order:
         loop = asyncio.get_running_loop()
         return Order(
             obj=obj,
-            source=carrying(outgoing(), partial(provider.source, obj)),
+            source=source,
             partial=self._store.partial_path(flight.blob),
             journal=self._store.journal_path(flight.blob),
             meter=flight.meter,
@@ -334,6 +342,13 @@ class Fetcher:
             identity=identity,
             proof=proof,
         )
+
+
+def _at(path: str, landed: _Landed) -> _Landed:
+    """Return it at this path: who shared a transfer may have another one for the same bytes."""
+    if landed.entry.path == path:
+        return landed
+    return replace(landed, entry=replace(landed.entry, path=path))
 
 
 def _held(obj: RemoteObject, blob: BlobId, size: int, recorded: str | None, proof: str) -> _Landed:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from agent.core.model import Revision
 
 _FORMAT = "model-agent revision 1"
+_written = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
 
 def revision_of(objects: Iterable[tuple[str, int | None, str]]) -> Revision:
@@ -18,7 +19,7 @@ def revision_of(objects: Iterable[tuple[str, int | None, str]]) -> Revision:
 
     A size of None (known only by reading) differs from every number.
     """
-    parts = sorted(json.dumps(part, ensure_ascii=True, separators=(",", ":")) for part in objects)
+    parts = sorted(map(_written, objects))
     digest = hashlib.sha256(_FORMAT.encode())
     for part in parts:
         digest.update(b"\n")

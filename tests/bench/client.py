@@ -14,21 +14,34 @@ import os
 import ssl
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
+from agent.aio.leaving import leave
 from agent.artifacts.engine.engine import Engine
 from agent.artifacts.engine.settings import SMALL_BYTES, EngineSettings
 from agent.artifacts.orders import Moved, Order, judge
 from agent.artifacts.progress import Meter, Progress
+from agent.core.errors import AgentError, RetryableError
+from agent.core.reasons import Reason
 from agent.storage.base import HttpSource, Listing, RemoteObject, Source, StorageProvider
-from tests.fakes.origin_provider import OriginAnswers
+
+
+class Answers:
+    """Reads the answers of the benchmark's nginx, which tells no checksums."""
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> AgentError:
+        return RetryableError(Reason.STORAGE_ERROR, f"status {status}")
+
+    def checksums(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        return {}
 
 
 class Static:
     """Objects as listed by the benchmark: path, size and the ETag that nginx makes of time and size."""
 
     def __init__(self, base: str, ca: str, files: Path) -> None:
-        self._base = base
+        self._base, self._answers = base, Answers()
         self._context = ssl.create_default_context(cafile=ca) if base.startswith("https") else None
         self._objects = tuple(self._object(entry, files.name) for entry in os.scandir(files))
 
@@ -45,7 +58,7 @@ class Static:
         etag = obj.identity.rpartition(" ")[2]
         return HttpSource(
             url=f"{self._base}/bench/{obj.key}",
-            answers=OriginAnswers(),
+            answers=self._answers,
             headers={"If-Match": etag},
             expect={"etag": etag},
             ssl_context=self._context,
@@ -63,7 +76,7 @@ async def move(provider: StorageProvider, uri: str, dest: Path, engine: Engine) 
 
 
 def order(provider: StorageProvider, dest: Path, number: int, obj: RemoteObject) -> Order:
-    partial = dest / f".agent-part-{number}"
+    partial = Path(f"{dest}/.agent-part-{number}")
 
     async def source() -> Source:
         return await provider.source(obj)
@@ -109,3 +122,4 @@ async def main() -> None:
 
 if __name__ == "__main__":
     asyncio.run(main())
+    leave(0)  # as `model-agent run` does

@@ -13,7 +13,7 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -33,16 +33,18 @@ _PORTS = {"http": 80, "https": 443}
 _PLAIN_URL = re.compile(r'(https?)://(([A-Za-z0-9.-]+)(?::([1-9][0-9]{0,4}))?)(/[!"$-~]*)?')
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """How a host is reached. Equal routes share connections; `context` counts by which object it is."""
 
     secure: bool
     host: str
     port: int
-    proxy: str | None = field(repr=False)
-    context: ssl.SSLContext | None = field(repr=False)
+    proxy: str | None
+    context: ssl.SSLContext | None
     judged: bool = True
+
+    def __repr__(self) -> str:  # a proxy's address may hold its password
+        return f"Route({self.place})"
 
     @property
     def place(self) -> str:
@@ -60,6 +62,7 @@ class UrlParts(NamedTuple):
     target: str
 
 
+@lru_cache(maxsize=256)
 def url_parts(url: str) -> UrlParts:
     """Take *url* apart as `urlsplit` does, but faster where it is a plain one. Raises ValueError."""
     plain = _PLAIN_URL.fullmatch(url)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 MAX_HEAD_BYTES = 64 << 10
+_USUAL_BYTES = 2048  # lines of a larger head are not kept: that would be a lot of memory
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _BREAKS = re.compile(r"[\r\n\0]")
 _NOT_IN_TARGET = re.compile(r"[\x00-\x20\x7f]")
@@ -34,14 +35,13 @@ class Head:
 
 def request(target: str, headers: Mapping[str, str]) -> bytes:
     """Return the head of a GET. Raises ValueError for what cannot be sent safely."""
-    lines = [f"GET {target} HTTP/1.1"]
-    for name, value in headers.items():
-        if _lowered(name) is None or _BREAKS.search(value):
-            raise ValueError("a header that cannot be sent")
-        lines.append(f"{name}: {value}")
     if _NOT_IN_TARGET.search(target):
         raise ValueError("an address that cannot be sent")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+    values = "".join(headers.values())
+    if _BREAKS.search(values) or None in map(_lowered, headers):
+        raise ValueError("a header that cannot be sent")
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    return f"GET {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
 
 
 def parse_head(raw: bytes) -> Head:
@@ -51,12 +51,9 @@ def parse_head(raw: bytes) -> Head:
     if not match:
         raise ProtocolError("the answer is no HTTP/1.1")
     headers: dict[str, str] = {}
-    for line in rest.decode("latin-1").split("\r\n") if rest else ():
-        written, colon, value = line.partition(":")
-        name = _lowered(written)
-        if not colon or name is None:
-            raise ProtocolError("the answer has a malformed header")
-        value = value.strip(" \t")
+    field = _field if len(raw) <= _USUAL_BYTES else _field.__wrapped__
+    for line in rest.split(b"\r\n") if rest else ():
+        name, value = field(line)
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     status = int(match[2])
     chunked = _is_chunked(headers)
@@ -65,6 +62,16 @@ def parse_head(raw: bytes) -> Head:
     keep = "close" not in words and (match[1] == b"1" or "keep-alive" in words)
     framed = chunked or length is not None
     return Head(status, headers, length, chunked, keep and framed)
+
+
+@lru_cache(maxsize=256)
+def _field(line: bytes) -> tuple[str, str]:
+    """Return a header's name in lower case, and its value. Most lines of an answer were in the last one."""
+    written, colon, value = line.decode("latin-1").partition(":")
+    name = _lowered(written)
+    if not colon or name is None:
+        raise ProtocolError("the answer has a malformed header")
+    return name, value.strip(" \t")
 
 
 @lru_cache(maxsize=128)

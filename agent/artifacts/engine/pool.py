@@ -282,7 +282,7 @@ class Pool:
 
     def _most(self) -> int:
         """Return how many connections one job may have, with as many as are at work now."""
-        at_work = sum(1 for job in self._jobs if job.active or job.ready)
+        at_work = 1 if len(self._jobs) < 2 else sum(1 for job in self._jobs if job.active or job.ready)
         return max(1, (self._settings.max_connections + 1) // (max(1, at_work) + 1))
 
     def _take(self, route: Route, now: float) -> Piece | None:

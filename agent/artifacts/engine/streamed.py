@@ -26,6 +26,7 @@ EXPIRED = frozenset({Reason.ACCESS_DENIED, Reason.INVALID_CREDENTIALS})
 FRESH_SECONDS = 60.0
 """A source that is older may be signed by what is not valid any more: it is asked for again."""
 
+_NOTHING = Digests(())
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -47,7 +48,7 @@ class Streamed:
         self._let_in = self._renewed = False
         self._tries = 0
         self._descriptor: int | None = None
-        self._digests = Digests(())
+        self._digests = _NOTHING
         self._told: dict[str, str] = {}
         self._writeback: Writeback | None = None
 
@@ -85,10 +86,11 @@ class Streamed:
         self._let_in = True
         self._told = dict(piece.source.answers.checksums(head.headers))
         listed = order.obj.size
-        algorithms = needed(order.want, {**self._told, **order.obj.checksums}, listed)
+        known = {**self._told, **order.obj.checksums}
+        algorithms = needed(order.want, known, listed) if known else order.want
         self._digests = Digests(algorithms or SEEN_FIRST, listed)
         order.meter.set(0)
-        size = order.obj.size or 0
+        size = listed or 0
         try:
             self._descriptor = os.open(order.partial, _FLAGS, 0o644)
             if size > SMALL_BYTES:
