@@ -43,6 +43,7 @@ async def scrapes_of_an_agent(folder):
             rig.put(name, name)
         rig.want(a="good", b="more", c="nothing-there")
         await rig.agent.wait(lambda status: status.done == {"a", "b"} and status.reason("c") == "NotFound")
+        await rig.agent.wait(lambda status: status["memory"]["serverRssBytes"])  # it is weighed now and then
         _, first = await rig.agent.get("/metrics")
         rig.want(a="good", d="next", c="nothing-there")
         await rig.agent.wait(lambda status: status.done == {"a", "d"} and status.names == {"a", "c", "d"})
