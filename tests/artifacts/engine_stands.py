@@ -22,8 +22,8 @@ def order_in(folder, size, settle=lambda moved: None, checksums=None):
 class StandDownload:
     """Gives pieces for as long as there are any, and notes what becomes of them."""
 
-    def __init__(self, pieces=1, order=None):
-        self.order, self.left = order, pieces
+    def __init__(self, pieces=1, order=None, signs=None):
+        self.order, self.left, self.signs = order, pieces, signs
         self.failed, self.came = [], bytearray()
         self.changed = threading.Event()
         self.on_write = lambda: None

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from agent.artifacts.engine.pool import Job, Pool
-from agent.artifacts.engine.settings import EngineSettings
+from agent.artifacts.engine.settings import MOST_TOGETHER, EngineSettings
 from agent.core.errors import RetryableError, TerminalError
 from agent.core.reasons import Reason
 from tests.artifacts.engine_stands import ROUTE, StandDownload
@@ -162,3 +162,83 @@ def test_a_connection_that_comes_when_its_job_is_over_is_closed_and_its_piece_le
     assert server.recv(1) == b""
     assert len(download.failed) == 1
     assert bench.given == []
+
+
+def of_small(bench, count, route=ROUTE, sign=lambda number: (number,)):
+    """A job of so many small objects."""
+    job = Job()
+    bench.pool.add(job)
+    for number in range(count):
+        bench.pool.offer(job, route, StandDownload(signs=sign(number)))
+    bench.pool.pump()
+    return job
+
+
+def answered(bench, count):
+    """Have so many objects come; return how many came at once, each time."""
+    came = []
+    while sum(came) < count:
+        connection, piece = bench.given.pop(0)
+        came.append(1 + len(piece.behind))
+        while piece.behind:
+            piece = bench.pool.go_on(connection, piece)
+        bench.answer(connection, piece)
+    return came
+
+
+def test_one_more_is_asked_for_at_once_after_each_16_answers_in_order_up_to_8(bench):
+    of_small(bench, 1000)
+    came = answered(bench, 500)
+    assert came[:16] == [1] * 16
+    assert came == sorted(came)
+    assert max(came) == MOST_TOGETHER
+    assert all(number <= 1 + sum(came[:at]) // 16 for at, number in enumerate(came))
+
+
+def test_what_goes_wrong_in_the_middle_begins_anew_with_half_the_trust(bench):
+    of_small(bench, 4000)
+    answered(bench, 500)
+    connection, piece = bench.given.pop(0)
+    assert piece.behind
+    bench.pool.lost(connection, piece, RetryableError(Reason.STORAGE_UNAVAILABLE, "it broke"))
+    bench.pool.pump()
+    under_way = len(bench.given)
+    came = answered(bench, 600)
+    assert all(number <= 1 + sum(came[:at]) // 32 for at, number in enumerate(came) if at >= under_way)
+    assert max(came[under_way:]) == MOST_TOGETHER
+
+
+def test_only_objects_of_the_same_model_are_asked_for_together(bench):
+    jobs = [of_small(bench, 400) for _ in range(3)]
+    for _ in range(600):
+        connection, piece = bench.given.pop(0)
+        owner = next(job for job in jobs if piece in bench.pool.pieces_of(job))
+        while piece.behind:
+            piece = bench.pool.go_on(connection, piece)
+            assert piece in bench.pool.pieces_of(owner)
+        bench.answer(connection, piece)
+        if not bench.given:
+            break
+    assert [job.active for job in jobs] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("route", "sign"),
+    [
+        (ROUTE._replace(proxy="http://proxy:3128"), lambda number: (number,)),
+        (ROUTE, lambda _: None),
+        (ROUTE, lambda _: ("alike",)),
+    ],
+    ids=["by a proxy that reads it", "with nothing to know it by", "alike"],
+)
+def test_what_cannot_be_told_apart_is_asked_for_alone(bench, route, sign):
+    of_small(bench, 300, route, sign)
+    assert set(answered(bench, 250)) == {1}
+
+
+def test_what_is_behind_is_not_waited_for_once_nobody_wants_it(bench):
+    job = of_small(bench, 400)
+    answered(bench, 100)
+    connection, piece = next(each for each in bench.given if each[1].behind)
+    bench.pool.remove(job)
+    assert bench.pool.go_on(connection, piece) is None

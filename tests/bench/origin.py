@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import shutil
 import socket
 import subprocess
@@ -94,6 +95,9 @@ def origin(home: Path, wanted: list[Case]) -> Iterator[Origin]:
             server.terminate()
 
 
+_MODIFIED = 1_790_000_000
+
+
 def _make(home: Path, case: Case) -> None:
     folder = home / "files" / "bench" / case.name
     present = list(folder.iterdir()) if folder.is_dir() else []
@@ -106,6 +110,8 @@ def _make(home: Path, case: Case) -> None:
                 for at in range(0, case.size, len(block)):
                     piece = number.to_bytes(4, "big") + at.to_bytes(8, "big") + block[12:]
                     file.write(piece[: case.size - at])
+    for number in range(case.files):  # so that no two have the same ETag, as nginx makes it of time and size
+        os.utime(folder / f"{number:04}.bin", (_MODIFIED + number,) * 2)
     (home / "listings" / f"{case.name.lower()}.xml").write_text(_listing(folder, case))
 
 

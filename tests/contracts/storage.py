@@ -22,7 +22,7 @@ from agent.core.errors import AgentError, TerminalError
 from agent.core.paths import relative_path
 from agent.core.reasons import Reason
 from agent.storage.base import Listing, RemoteObject, StorageProvider
-from tests.contracts.reading import read_source
+from tests.contracts.reading import fetched, read_source
 
 CONTENT = bytes(range(256)) * 300  # 76,800 bytes: more than one block of any reader
 OTHER = CONTENT[::-1]  # as long, and different at every place
@@ -201,7 +201,7 @@ class ObjectContract:
 class FolderContract(ObjectContract):
     """What holds for a URI that names a folder or a prefix, beside what holds for one object."""
 
-    many = 25  # set it above the page size of the service
+    many = 120  # above the page size of the service, and enough for several to be asked for at once
     hostile: tuple[str, ...] = ()  # names the service stores and no file may have: `a/../../b`, `a//b`, …
 
     async def test_a_folder_is_listed_whole_and_sorted_with_its_sizes(self, provider, tree):
@@ -251,11 +251,14 @@ class FolderContract(ObjectContract):
         for obj in listing.objects:
             assert await read(provider, obj) == wanted[obj.path]
 
-    async def test_all_pages_are_listed(self, provider, tree):
-        for number in range(self.many):
-            await tree.put(f"m/{number:05}.bin", b"%d" % number)
+    async def test_all_pages_are_listed_and_every_file_of_them_comes(self, provider, tree, tmp_path):
+        wanted = {f"{number:05}.bin": b"%d" % number for number in range(self.many)}
+        for path, content in wanted.items():
+            await tree.put(f"m/{path}", content)
         listing = await provider.resolve(tree.uri("m"))
-        assert [obj.path for obj in listing.objects] == [f"{number:05}.bin" for number in range(self.many)]
+        assert [obj.path for obj in listing.objects] == list(wanted)
+        found, _ = await fetched(provider, tree.uri("m"), tmp_path / "fetched")
+        assert found == wanted
 
     async def test_a_new_file_leaves_the_identities_of_the_others(self, provider, tree):
         await tree.put("m/a.bin", CONTENT)

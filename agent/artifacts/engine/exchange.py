@@ -17,6 +17,8 @@ from agent.core.errors import AgentError, RetryableError
 from agent.core.reasons import Reason
 
 MAX_ERROR_BODY = 64 << 10
+_NOTHING = memoryview(b"")
+_USUAL_HEAD_BYTES = 4096
 
 
 class Connection:
@@ -32,6 +34,8 @@ class Connection:
         self.used = False
         self.spoiled = False
         self.reusable = True
+        self.midway = False
+        self.rest = _NOTHING
         self._unsent = b""
         self._head: Head | None = None
         self._begin_bytes = b""
@@ -55,17 +59,26 @@ class Connection:
         return self.used and self._head is None and not self._begin_bytes
 
     def start(self, piece: Piece, now: float) -> None:
-        """Send the request of *piece*. Raises OSError, AgentError, ValueError."""
-        self.piece = piece
+        """Send the requests of *piece* and of those behind it. Raises OSError, AgentError, ValueError."""
+        self._expect(piece)
         self.last_byte = self.window_began = self.asked_at = now
-        self.window_bytes = 0
-        self._head, self._begin_bytes, self._left = None, b"", None
-        self._chunks = self._error_body = None
+        self.window_bytes, self.midway = 0, False
         if self.spoiled:
             raise ConnectionResetError(errno.ECONNRESET, "it was closed while it was idle")
         span = None if piece.stop is None else (piece.start, piece.stop)
-        self._unsent = request_of(piece.source, span)
+        requests = [request_of(each.source, None) for each in piece.behind]
+        self._unsent = b"".join((request_of(piece.source, span), *requests))
         self.flush()
+
+    def go_on(self, piece: Piece) -> None:
+        """The answer to *piece* follows, which was asked for behind the one that is over."""
+        self._expect(piece)
+        self.midway = True
+
+    def _expect(self, piece: Piece) -> None:
+        self.piece = piece
+        self._head, self._begin_bytes, self._left = None, b"", None
+        self._chunks = self._error_body = None
 
     def flush(self) -> bool:
         """Send what is left of the request; true once all of it is out."""
@@ -73,17 +86,18 @@ class Connection:
         return not self._unsent
 
     def received(self, data: memoryview) -> bool:
-        """Take bytes from the wire; true once the exchange is over.
+        """Take bytes from the wire; true once the exchange is over, with `rest` for the next answer.
 
         Raises AgentError, ProtocolError: then the connection is worthless.
         """
+        self.rest = _NOTHING
         if self._head is None:
             rest = self._take_head(data)
             if rest is None:
                 return False
             data = rest
             if self._left == 0:
-                self.reusable = self.reusable and not data
+                self._split(data, 0)
                 return self._ended()
         if not data:
             return False
@@ -91,13 +105,20 @@ class Connection:
             return self._received_chunks(self._chunks, data)
         if self._left is None:
             return self._content(data) and self._ended(early=True)
-        if len(data) > self._left:
-            raise ProtocolError("bytes follow the end of the answer")
+        data = self._split(data, self._left)
         self._left -= len(data)
         enough = self._content(data)
         if self._left == 0 or enough:
             return self._ended(early=self._left > 0)
         return False
+
+    def _split(self, data: memoryview, left: int) -> memoryview:
+        """Return what of *data* belongs to this answer; what is behind may only be the next one."""
+        if len(data) > left:
+            if not self._piece.behind:
+                raise ProtocolError("bytes follow the end of the answer")
+            self.rest = data[left:]
+        return data[:left]
 
     def _received_chunks(self, chunks: Chunks, data: memoryview) -> bool:
         for content in chunks.feed(data):
@@ -120,8 +141,11 @@ class Connection:
         )
 
     def _take_head(self, data: memoryview) -> memoryview | None:
-        raw = self._begin_bytes + bytes(data[:MAX_HEAD_BYTES])
+        raw = self._begin_bytes + bytes(data[:_USUAL_HEAD_BYTES])
         end = raw.find(b"\r\n\r\n")
+        if end < 0 and len(data) > _USUAL_HEAD_BYTES:
+            raw = self._begin_bytes + bytes(data[:MAX_HEAD_BYTES])
+            end = raw.find(b"\r\n\r\n")
         if end < 0:
             if len(raw) > MAX_HEAD_BYTES:
                 raise ProtocolError("the answer has an endless head")

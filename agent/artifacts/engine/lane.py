@@ -5,7 +5,7 @@ import os
 import select
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from agent.artifacts.engine.exchange import Connection, translated
@@ -204,13 +204,20 @@ class EpollLane:
                 return
             connection.last_byte = self._clock()
             connection.window_bytes += count
-            if connection.received(self._buffer[:count]):
-                self._over(connection)
-                return  # the answer to what was asked now takes a while
+            if not self._received(connection, self._buffer[:count]):
+                return
             if count < room and not wire.buffered:
                 return
         if wire.buffered:
             self._again[connection] = 0.0
+
+    def _received(self, connection: Connection, data: memoryview) -> bool:
+        """Hand over what came, the ends of several answers maybe; false where nothing more comes now."""
+        while connection.received(data):
+            if not self._over(connection):
+                return False
+            data = connection.rest
+        return True
 
     def _granted(self, connection: Connection) -> int:
         """Return how much may be read now; 0 where the connection has to wait for it."""
@@ -228,11 +235,11 @@ class EpollLane:
         elif connection.closed():
             self._over(connection)
 
-    def _over(self, connection: Connection) -> None:
-        """An exchange came to its end; the connection goes on to the next, if there is one."""
+    def _over(self, connection: Connection) -> bool:
+        """An exchange came to its end; true where the answer to the next follows on the connection."""
         piece = connection.piece
         if piece is None:
-            return
+            return False
         error: AgentError | None = None
         try:
             piece.download.finish(piece)
@@ -240,20 +247,32 @@ class EpollLane:
             error = trouble
         except BaseException as bug:  # noqa: BLE001 - of settling, not of the connection: its job is told
             self._crashed(piece, bug)
-        connection.piece = None
-        if connection.reusable:
+        connection.piece = following = None
+        if connection.reusable and piece.behind and error is None:
+            following = self._pool.go_on(connection, piece)
+            if following is not None:
+                connection.go_on(following)
+                return True
+        if connection.reusable and not piece.behind:
             connection.used = True
             following = self._pool.next_after(self, connection, piece)
         else:
             self._close(connection)
             self._pool.lost(connection, piece)
-            following = None
+            self._ask_again(piece.behind)
         if error is not None:
             self._fail(piece, error)
         if following is None:
             self._pool.pump()
         else:
             self._request(connection, following)
+        return False
+
+    def _ask_again(self, pieces: Iterable[Piece]) -> None:
+        """Nothing came of *pieces* through no fault of theirs: they are asked for on other connections."""
+        for piece in pieces:
+            piece.tries -= 1
+            self._fail(piece, RetryableError(Reason.STORAGE_UNAVAILABLE, "the connection was given up"))
 
     def _break(self, connection: Connection, error: Exception) -> None:
         """The exchange failed and the connection is worthless."""
@@ -267,6 +286,7 @@ class EpollLane:
         if connection.untouched and isinstance(error, OSError | RetryableError):
             piece.tries -= 1  # it was closed while it was idle: nobody's fault
         self._fail(piece, told)
+        self._ask_again(piece.behind)
         self._pool.pump()
 
     def _fail(self, piece: Piece, error: AgentError) -> None:
@@ -331,6 +351,8 @@ class EpollLane:
             return f"nothing came for {silent:.0f} s"
         if piece is None:
             return None
+        if silent > settings.hedge_seconds and connection.midway:
+            return f"nothing came for {silent:.0f} s behind an answer"
         if silent > settings.hedge_seconds and not piece.hedged and piece.download.last(piece):
             piece.hedged = True
             piece.tries -= 1  # not a failure yet: only that another connection may be luckier

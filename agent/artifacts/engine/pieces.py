@@ -19,7 +19,8 @@ class Piece:
 
     `at` is the next byte to come. `crc` is over what came since `mark`. `stop` may be lowered while the
     piece is under way, when another connection takes over its end, but never below `taken`: bytes up to
-    there are being written. A `hedged` one was silent before.
+    there are being written. A `hedged` one was silent before. `behind` are those that were asked for right
+    behind it, on the same connection and for the same job.
     """
 
     download: "Download"
@@ -34,6 +35,7 @@ class Piece:
     taken: int = field(init=False)
     crc: int = 0
     began: float = 0.0
+    behind: "tuple[Piece, ...]" = ()
 
     def __post_init__(self) -> None:
         self.at = self.mark = self.taken = self.start
@@ -68,6 +70,14 @@ class Download(Protocol):
     """One object on its way, from one or more pieces."""
 
     order: Order
+
+    @property
+    def signs(self) -> tuple[object, ...] | None:
+        """What the answer to its one piece is known by, if that may be asked for right behind others.
+
+        None where it has a connection to itself.
+        """
+        ...
 
     def refreshed(self, source: HttpSource, now: float) -> None:
         """Read from *source* from now on."""

@@ -14,7 +14,7 @@ from agent.artifacts.engine.dial import Route
 from agent.artifacts.engine.exchange import Connection
 from agent.artifacts.engine.patience import LONGEST_WAIT_SECONDS, throttled_seconds
 from agent.artifacts.engine.pieces import Download, Piece, unwanted
-from agent.artifacts.engine.settings import EngineSettings
+from agent.artifacts.engine.settings import MOST_TOGETHER, EngineSettings
 from agent.artifacts.engine.wire import Wire
 from agent.core.errors import AgentError, RetryableError
 from agent.core.reasons import Reason
@@ -54,6 +54,10 @@ class Job:
         return self.active - self.dialing
 
 
+_PROOF = 16
+"""One more request is sent ahead after so many answers, twice as many for each time that it went wrong."""
+
+
 @dataclass(eq=False, slots=True)
 class _Origin:
     limit: int
@@ -63,6 +67,13 @@ class _Origin:
     refusals: int = 0
     refused_at: float = -1.0
     good: int = 0
+    in_order: int = 0
+    proof: int = _PROOF
+
+    @property
+    def together(self) -> int:
+        """How many small objects are asked for at once on a connection: ever more where that goes well."""
+        return min(MOST_TOGETHER, 1 + self.in_order // self.proof)
 
 
 class Pool:
@@ -178,23 +189,33 @@ class Pool:
             origin = self._origin(connection.route)
             origin.busy -= 1
             self._leave(piece)
-            origin.refusals = 0
-            origin.good += 1
-            if origin.good >= origin.limit:  # about one more each time that all of them were answered
-                origin.good = 0
-                origin.limit = min(origin.limit + 1, self._settings.max_connections)
+            self._answered(origin)
             if now >= origin.shut_until and origin.busy < origin.limit:
                 following = self._take(connection.route, now)
                 if following is not None:
                     origin.busy += 1
+                    following.behind = self._behind(following, connection.route, origin.together, now)
                     return following
             origin.idle.append((lane, connection))
             return None
+
+    def go_on(self, connection: Connection, piece: Piece) -> Piece | None:
+        """*piece* is over: return the one behind it, whose answer follows; None where it is unwanted."""
+        following, *behind = piece.behind
+        with self._lock:
+            if self._owner[piece].over:
+                return None
+            self._answered(self._origin(connection.route))
+            self._owner[following] = self._owner.pop(piece)
+            following.behind = tuple(behind)
+            return following
 
     def lost(self, connection: Connection, piece: Piece, error: AgentError | None = None) -> None:
         """*connection* is closed, with the *piece* it worked on."""
         with self._lock:
             origin = self._origin(connection.route)
+            if error is not None and (piece.behind or connection.midway):
+                origin.in_order, origin.proof = 0, origin.proof * 2
             self._open -= 1
             origin.busy -= 1
             self._leave(piece)
@@ -246,6 +267,38 @@ class Pool:
                 self._crashed(piece, error)
         except BaseException as bug:  # noqa: BLE001 - `fail` never raises; if it does, its job is told
             self._crashed(piece, bug)
+
+    def _answered(self, origin: _Origin) -> None:
+        origin.refusals = 0
+        origin.in_order += 1
+        origin.good += 1
+        if origin.good >= origin.limit:  # about one more each time that all of them were answered
+            origin.good = 0
+            origin.limit = min(origin.limit + 1, self._settings.max_connections)
+
+    def _behind(self, first: Piece, route: Route, together: int, now: float) -> tuple[Piece, ...]:
+        """Return what to ask for right behind *first* (RFC 9112 §9.3.2), of the same job.
+
+        No two answers on their way may look alike: one in another's place would not be seen.
+        """
+        signs = first.download.signs
+        if signs is None or together < 2 or (route.proxy and not route.secure):
+            return ()
+        queue = self._owner[first].ready.get(route, {})
+        queue.pop(first.download, None)  # what has signs comes in one piece
+        behind: list[Piece] = []
+        expected = {signs}
+        while queue and len(expected) < together:
+            download = next(iter(queue))
+            signs = download.signs
+            if signs is None or signs in expected:
+                break
+            del queue[download]
+            piece = download.take(1, now)
+            if piece is not None:
+                expected.add(signs)
+                behind.append(piece)
+        return tuple(behind)
 
     def _back_off(self, origin: _Origin, asked_at: float, error: AgentError | None) -> None:
         """Leave the origin alone for a while. All that was asked before it first refused is one refusal."""

@@ -62,6 +62,10 @@ class Ranged:
         self._renewed = False
         self._given_up = False
 
+    @property
+    def signs(self) -> None:
+        """It is never asked for right behind others: its parts have a connection each."""
+
     def refreshed(self, source: HttpSource, now: float) -> None:
         """A new source was asked for."""
         self.source, self._asked_at, self._refreshing = source, now, False

@@ -8,6 +8,10 @@ MIB = 1 << 20
 SMALL_BYTES = MIB
 """Objects up to here are one request and have no journal: a crash fetches at most this much again."""
 
+TOGETHER_BYTES = MIB // 8
+MOST_TOGETHER = 8
+"""Objects up to the first are asked for so many at once on a connection: a crash fetches no more again."""
+
 BUFFER_BYTES = MIB
 """Reads, writes and records of the journal end at multiples of this: a crash fetches at most this much again
 for each connection, and the page cache takes such a write as one large folio (a quarter less CPU)."""

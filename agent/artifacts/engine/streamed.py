@@ -11,7 +11,7 @@ from agent.artifacts.engine.checks import check_pins, check_whole
 from agent.artifacts.engine.http1 import Head, ProtocolError
 from agent.artifacts.engine.patience import pause_after
 from agent.artifacts.engine.pieces import Crew, Piece
-from agent.artifacts.engine.settings import SMALL_BYTES
+from agent.artifacts.engine.settings import SMALL_BYTES, TOGETHER_BYTES
 from agent.artifacts.engine.writeback import Writeback
 from agent.artifacts.errors import disk_error
 from agent.artifacts.orders import Moved, Order
@@ -51,6 +51,12 @@ class Streamed:
         self._digests = _NOTHING
         self._told: dict[str, str] = {}
         self._writeback: Writeback | None = None
+
+    @property
+    def signs(self) -> tuple[object, ...] | None:
+        """Its pins and its size, if it is small and has both."""
+        size, pins = self.order.obj.size, self.source.expect
+        return (size, *pins.items()) if pins and size is not None and size <= TOGETHER_BYTES else None
 
     def refreshed(self, source: HttpSource, now: float) -> None:
         """Read from *source* from now on."""
