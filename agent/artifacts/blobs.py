@@ -10,15 +10,12 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from agent.artifacts.folder import Folder, temp_name
+from agent.artifacts.folder import BLOCK, Folder, temp_name
 from agent.artifacts.index import BlobRecord, Index, RevisionKey
 from agent.artifacts.manifest import BlobId, BlobStat, manifest_file
 from agent.artifacts.scan import newest_touch
 from agent.core.errors import RetryableError
 from agent.core.reasons import Reason
-
-BLOCK = 512
-"""st_blocks counts these, whatever the file system's own are (stat(2))."""
 
 
 def blob_file(blob: BlobId) -> str:

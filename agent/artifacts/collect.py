@@ -24,10 +24,19 @@ class Collected:
 
 
 def collect(
-    blobs: Blobs, wanted: Collection[str], told: Collection[RevisionKey], policy: DiskPolicy, now: float
+    blobs: Blobs,
+    wanted: Collection[str],
+    told: Collection[RevisionKey],
+    policy: DiskPolicy,
+    now: float,
+    *,
+    stuck: int = 0,
 ) -> Collected:
-    """Remove what may go. May raise OSError; what was removed by then is consistent."""
-    volume = _volume(blobs)
+    """Remove what may go; *stuck* bytes are used and cannot.
+
+    May raise OSError; what was removed by then is consistent.
+    """
+    volume = _volume(blobs, stuck)
     with blobs.lock:
         for uri in blobs.expected.keys() - set(wanted):
             del blobs.expected[uri]
@@ -59,9 +68,10 @@ def collect(
     )
 
 
-def _volume(blobs: Blobs) -> Volume:
+def _volume(blobs: Blobs, stuck: int) -> Volume:
     room = os.statvfs(blobs.folder.fd)
-    return Volume(room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize, room.f_files, room.f_favail)
+    total, free = room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize
+    return Volume(total, free, room.f_files, room.f_favail, stuck)
 
 
 def _partials(blobs: Blobs) -> dict[BlobId, LooseFile]:

@@ -8,10 +8,14 @@ import ctypes
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 
 from agent.artifacts.manifest import BlobStat
+
+BLOCK = 512
+"""st_blocks counts these, whatever the file system's own are (stat(2))."""
 
 TEMP_PREFIX = ".agent-tmp-"
 _RENAME_EXCHANGE = 2  # linux/fs.h
@@ -142,8 +146,15 @@ class Folder:
             return
 
     def remove_tree(self, name: str) -> None:
-        """Remove whatever the name is, with all below it, following no link; absent is fine."""
+        """Remove whatever the name is, with all below it, following no link; absent is fine.
+
+        What can be removed goes even where something beside it cannot; raises the first OSError.
+        """
         _remove(self.fd, name, 0)
+
+    def only_bytes(self, name: str) -> int:
+        """Return what the disk would give back with the tree: of files that have no other name."""
+        return sum(_only_bytes(self.fd, name, 0))
 
     def sync(self) -> None:
         """Make the names in this directory durable."""
@@ -173,10 +184,35 @@ def _remove_directory(parent: int, name: str, depth: int) -> None:
     except NotADirectoryError as error:  # a file that may not be unlinked
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), name) from error
     try:
-        with os.scandir(fd) as listing:
-            names = [entry.name for entry in listing]
-        for each in names:
-            _remove(fd, each, depth + 1)
+        failed: OSError | None = None
+        for each in _names(fd):
+            try:
+                _remove(fd, each, depth + 1)
+            except OSError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
     finally:
         os.close(fd)
     os.rmdir(name, dir_fd=parent)
+
+
+def _only_bytes(parent: int, name: str, depth: int) -> Iterator[int]:
+    """Yield the bytes of each file below that has one name only; what cannot be looked at counts nothing."""
+    with suppress(OSError):
+        stat = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if S_ISREG(stat.st_mode) and stat.st_nlink == 1:
+            yield stat.st_blocks * BLOCK
+        if not S_ISDIR(stat.st_mode) or depth > _MAX_DEPTH:
+            return
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        try:
+            for each in _names(fd):
+                yield from _only_bytes(fd, each, depth + 1)
+        finally:
+            os.close(fd)
+
+
+def _names(fd: int) -> list[str]:
+    with os.scandir(fd) as listing:
+        return [entry.name for entry in listing]

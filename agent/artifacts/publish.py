@@ -70,7 +70,7 @@ class Publisher:
         self._model = model
         self._staging = staging
         self._last_ns = 0
-        self._stuck: dict[str, str] = {}
+        self._stuck: dict[str, tuple[str, int]] = {}
 
     def publish(self, name: str, items: Mapping[str, Item]) -> None:
         """Make `<model-dir>/<name>` exactly *items*, in place of whatever stands there.
@@ -103,7 +103,11 @@ class Publisher:
 
     def cannot_remove(self) -> Mapping[str, str]:
         """Return the retired trees that are still there, path to the system's word."""
-        return {str(self._staging.path / name): why for name, why in self._stuck.copy().items()}
+        return {str(self._staging.path / name): why for name, (why, _) in self._stuck.copy().items()}
+
+    def stuck_bytes(self) -> int:
+        """Return what the disk still has of them and of nothing else."""
+        return sum(held for _, held in self._stuck.copy().values())
 
     def retry_removals(self) -> None:
         """Try once more to remove what could not be removed."""
@@ -115,7 +119,7 @@ class Publisher:
         try:
             self._staging.remove_tree(name)
         except OSError as error:
-            self._stuck[name] = os.strerror(error.errno or 0)
+            self._stuck[name] = (os.strerror(error.errno or 0), self._staging.only_bytes(name))
         else:
             self._stuck.pop(name, None)
 

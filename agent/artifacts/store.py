@@ -187,8 +187,8 @@ class Store:
             return self._blobs.bytes_of(blob)
 
     def used_bytes(self) -> int:
-        """Return what blobs and partial downloads take."""
-        return self._blobs.used_bytes()
+        """Return what blobs and partial downloads take, and retired trees that cannot be removed."""
+        return self._blobs.used_bytes() + self._publisher.stuck_bytes()
 
     def read(self, manifest: Manifest, path: str) -> bytes:
         """Return a small file of the revision (at most 1 MiB; TerminalError LoadRejected above).
@@ -318,10 +318,11 @@ class Store:
         remove the trees of `cannot_remove`.
         """
         records = tuple(self._records.copy().values())
-        kept = [told for record in records for told in (record.told, record.previous) if told is not None]
+        kept = [each for record in records for each in (record.told, record.previous) if each is not None]
         with self._errors("making room"):
             self._publisher.retry_removals()
-            return collect(self._blobs, wanted, {(told.uri, told.revision) for told in kept}, policy, now)
+            told = {(each.uri, each.revision) for each in kept}
+            return collect(self._blobs, wanted, told, policy, now, stuck=self._publisher.stuck_bytes())
 
     def _items(
         self, name: ModelName, manifest: Manifest, layout: Mapping[str, str | bytes]

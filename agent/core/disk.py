@@ -16,7 +16,7 @@ class DiskPolicy:
     """How much of the volume the store leaves alone. Both limits hold where both are given.
 
     `keep_free_ratio`   share of the volume's bytes and inodes that stays free; 0 asks for nothing.
-    `budget_bytes`      the most that blobs and partial downloads may take; None: no limit.
+    `budget_bytes`      the most that blobs, partial downloads and what is stuck may take; None: no limit.
     `loose_seconds`     how long a partial download, or a blob without a manifest, stays unasked for.
     `spare_revisions`   the most revisions kept that nothing refers to, however small they are (law 9).
     """
@@ -29,12 +29,16 @@ class DiskPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A reading of the file system: what an unprivileged writer may still use. 0 inodes: not counted."""
+    """A reading of the file system: what an unprivileged writer may still use. 0 inodes: not counted.
+
+    `stuck_bytes` are ours, and used by what cannot be removed.
+    """
 
     total_bytes: int
     free_bytes: int
     total_inodes: int = 0
     free_inodes: int = 0
+    stuck_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ def choose_removal(
     gone = [each for each in loose if not each.expected and now - each.used_at > policy.loose_seconds]
     spare = _in_order(kept, frozenset(wanted), frozenset(told), now)
     freed = sum(each.size for each in gone)
-    used = sum(sizes.values()) + sum(each.size for each in loose)
+    used = sum(sizes.values()) + sum(each.size for each in loose) + volume.stuck_bytes
     short_bytes = _short_bytes(volume, used, policy) - freed
     short_inodes = _share(volume.total_inodes, policy) - volume.free_inodes - len(gone)
     references = Counter(blob for each in kept for blob in each.blobs)

@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import subprocess
 
 import pytest
 
+from agent.artifacts.folder import Folder
 from agent.artifacts.manifest import blob_id
 from agent.core.disk import DiskPolicy
 from agent.core.errors import RetryableError
@@ -111,11 +113,70 @@ def test_a_tree_that_cannot_be_removed_is_told_until_it_can(store, shelf):
     store.publish(M, manifest, plain(manifest))
     deep = shelf.model_dir / M / "/".join(["d"] * 200)  # what a hostile server may leave behind
     deep.mkdir(parents=True)
+    (shelf.model_dir / M / "d" / "beside").write_bytes(b"x")
     store.withdraw(M)
     assert not (shelf.model_dir / M).exists()
     ((path, why),) = store.cannot_remove().items()
     assert why
+    assert os.listdir(f"{path}/d") == ["d"]  # noqa: PTH208 - what can go is gone
     shutil.rmtree(f"{path}/d/d")
     store.collect([], shelf.clock.now, ROOM)
     assert store.cannot_remove() == {}
     assert shelf.names("tmp") == set()
+
+
+def chattr(change, path):
+    return subprocess.run(["chattr", change, path], capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture
+def stuck(store, shelf):
+    """Make files that nobody may remove, until `stuck.no_more()`, at the latest until the test is over."""
+
+    def stuck(path, size):
+        path.write_bytes(b"x" * size)
+        if not (shutil.which("chattr") and chattr("+i", path)):
+            pytest.skip("this file system, or this user, makes no file immutable")
+        return path.stat().st_blocks * 512
+
+    def no_more():
+        for path in shelf.model_dir.parent.rglob("own"):
+            chattr("-i", path)
+
+    stuck.no_more = no_more
+    yield stuck
+    no_more()
+
+
+def test_what_only_a_tree_that_cannot_be_removed_still_holds_is_of_the_budget(store, shelf, stuck):
+    manifest = stored(store, URI, {"a": b"a" * 5000})
+    store.publish(M, manifest, plain(manifest))
+    held = stuck(shelf.model_dir / M / "own", 30_000)
+    used = store.used_bytes()
+    store.withdraw(M)
+    assert len(store.cannot_remove()) == 1
+    assert store.used_bytes() == used + held
+    room = DiskPolicy(keep_free_ratio=0.0, budget_bytes=held)
+    assert store.collect([], shelf.clock.now, room).revisions == ((URI, manifest.revision),)
+    assert store.used_bytes() == held
+    stuck.no_more()
+    store.collect([], shelf.clock.now, ROOM)
+    assert (store.used_bytes(), store.cannot_remove()) == (0, {})
+
+
+def test_bytes_that_have_another_name_are_not_of_a_tree_alone(tmp_path):
+    (tmp_path / "blob").write_bytes(b"b" * 10_000)
+    tree = tmp_path / "m" / "1"
+    tree.mkdir(parents=True)
+    (tree / "own").write_bytes(b"o" * 20_000)
+    (tree / "linked").hardlink_to(tmp_path / "blob")
+    (tree / "led astray").symlink_to("/etc")
+    own, linked = ((tree / name).stat().st_blocks * 512 for name in ("own", "linked"))
+    folder = Folder(tmp_path)
+    try:
+        assert folder.only_bytes("m") == own
+        (tmp_path / "blob").unlink()
+        assert folder.only_bytes("m") == own + linked
+        assert folder.only_bytes("absent") == 0
+    finally:
+        folder.close()

@@ -81,6 +81,16 @@ def test_nothing_more_goes_once_there_is_room(kept, loose, wanted, told, volume,
         }
 
 
+@given(**EVERYTHING, stuck=st.integers(0, 300))
+def test_what_is_stuck_makes_the_budget_smaller(kept, loose, wanted, told, volume, policy, stuck):
+    rest = {"wanted": wanted, "told": told}
+    budget = 300 if policy.budget_bytes is None else policy.budget_bytes
+    smaller = replace(policy, budget_bytes=budget - stuck)
+    removal = ask(kept, loose, volume=volume, policy=smaller, **rest)
+    policy, volume = replace(policy, budget_bytes=budget), replace(volume, stuck_bytes=stuck)
+    assert ask(kept, loose, volume=volume, policy=policy, **rest) == removal
+
+
 @given(kept=KEPT, wanted=WANTED, told=TOLD)
 def test_with_room_enough_all_stays(kept, wanted, told):
     assert ask(kept, wanted=wanted, told=told, volume=Volume(1000, 1000)).revisions == ()
