@@ -196,6 +196,40 @@ async def test_who_takes_its_answer_too_slowly_is_put_out_though_nobody_else_com
         writer.close()
 
 
+async def test_requests_that_come_together_are_answered_in_their_order():
+    paths = ["/status", "/nothing"] * 100
+    async with serving() as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(url))
+        writer.write(b"".join(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() for path in paths))
+        for path in paths:
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+            assert head.split()[1] == (b"200" if path == "/status" else b"404")
+            length = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
+            await reader.readexactly(int(length.split()[1]))
+        writer.close()
+
+
+async def asked_on(writer):
+    """Ask and ask, until the connection breaks; yield what was taken of it."""
+    request = b"GET /much HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000
+    with contextlib.suppress(ConnectionError):
+        while True:
+            writer.write(request)
+            await writer.drain()
+            yield len(request)
+
+
+async def test_who_asks_on_and_takes_no_answer_is_not_listened_to_any_more_and_put_out(client):
+    async with serving(limits=DoorLimits(take_seconds=1.0), body=b"x" * 65536) as url:
+        _, writer = await asyncio.open_connection("127.0.0.1", port_of(url), limit=1)
+        async with asyncio.timeout(20):
+            taken = sum([count async for count in asked_on(writer)])
+        async with client.get(url + "/healthz") as answer:
+            assert answer.status == 200
+        assert taken < 20_000_000  # what the kernel's buffers and ours took, and nothing more
+        writer.close()
+
+
 class Line(asyncio.Transport):
     """A line on which so many bytes wait."""
 
