@@ -163,6 +163,6 @@ async def _once(flights: Flights[T], identity: str, unpacked: Callable[[], Await
                 flight.outcome = await unpacked()
             finally:
                 flights.land(flight)
-        await flight.landed.wait()
+        await flight.landed()
         if flight.outcome is not None:
             return flight.outcome

@@ -34,6 +34,9 @@ from agent.core.uri import redacted, scheme_of
 from agent.storage.base import Listing, RemoteObject, Source, StorageProvider
 from agent.telemetry.traces import outgoing, span
 
+_ROUND_OBJECTS = 4096
+"""So many are ordered at once: an order takes three times the memory of what is listed of the object."""
+
 PROOFS = ("seen-first", "provider", "declared", "signed")
 """Weakest first; a manifest says the weakest of its entries."""
 
@@ -131,7 +134,7 @@ class Fetcher:
         while not (turn := self._turns.claim(blob))[1]:  # who comes second finds the archive's members
             if (flying := self._flights.flying(blob)) is not None:
                 progress.follow(flying.meter, mine=False)
-            await turn[0].landed.wait()
+            await turn[0].landed()
         try:
             return await self._bring(uri, provider, listing, resolved_at, progress, declared)
         finally:
@@ -274,10 +277,11 @@ class Fetcher:
             fetching.set("bytes", progress.moved_bytes)
 
     async def _round(self, provider: StorageProvider, work: _Work, progress: Progress) -> None:
-        """Move what nobody moves yet, then take what others moved; what they gave up is left over."""
+        """Of the next few, move what nobody moves yet, and take what others moved or leave it over."""
         mine: dict[Flight[_Landed], RemoteObject] = {}
         others: dict[str, Flight[_Landed]] = {}
-        for obj in work.missing:
+        now, later = work.missing[:_ROUND_OBJECTS], work.missing[_ROUND_OBJECTS:]
+        for obj in now:
             flight, claimed = self._flights.claim(_partial_blob(obj))
             if claimed:
                 mine[flight] = obj
@@ -296,13 +300,13 @@ class Fetcher:
             for flight in mine:
                 self._flights.land(flight)
         for flight in others.values():
-            await flight.landed.wait()
+            await flight.landed()
         flights = {obj.path: flight for flight, obj in mine.items()} | others
         for path, flight in flights.items():
             progress.settle(flight.meter)
             if flight.outcome is not None:
                 work.landed[path] = _at(path, flight.outcome)
-        work.missing = [obj for obj in work.missing if obj.path not in work.landed]
+        work.missing = [obj for obj in now if obj.path not in work.landed] + later
 
     def _order(
         self,

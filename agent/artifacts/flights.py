@@ -21,9 +21,22 @@ class Flight(Generic[T]):
 
     blob: BlobId
     meter: Meter = field(default_factory=Meter)
-    landed: asyncio.Event = field(default_factory=asyncio.Event)
     followed: bool = False
     outcome: T | None = None
+    _over: bool = False
+    _landed: asyncio.Event | None = None  # made for who waits: there may be thousands, and hardly one is
+
+    async def landed(self) -> None:
+        """Return once its owner is done with it."""
+        if not self._over:
+            self._landed = self._landed or asyncio.Event()
+            await self._landed.wait()
+
+    def land(self) -> None:
+        """Wake those who wait. Twice is fine."""
+        self._over = True
+        if self._landed is not None:
+            self._landed.set()
 
 
 class Flights(Generic[T]):
@@ -57,4 +70,4 @@ class Flights(Generic[T]):
         """The owner is done with it, in whatever way: wake those who wait. Twice is fine."""
         if self._flying.get(flight.blob) is flight:
             del self._flying[flight.blob]
-        flight.landed.set()
+        flight.land()

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from sys import intern
 from typing import Any, NamedTuple, NewType, TypeVar
 
 from agent.core.model import Integrity, Revision
@@ -22,7 +23,7 @@ _SPLIT = b',"manifest":'
 
 def blob_id(identity: str) -> BlobId:
     """Return the blob that an object of this identity is: the first 160 bits of its sha256."""
-    return BlobId(hashlib.sha256(identity.encode()).hexdigest()[:40])
+    return BlobId(intern(hashlib.sha256(identity.encode()).hexdigest()[:40]))  # asked for again and again
 
 
 @dataclass(frozen=True, slots=True)

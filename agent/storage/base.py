@@ -7,9 +7,12 @@ every provider alike (design §6). It raises RetryableError or TerminalError and
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from agent.core.errors import AgentError
+
+_NOTHING_TOLD: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class RemoteObject:
     size: int | None
     identity: str
     pinned: bool = True
-    checksums: Mapping[str, str] = field(default_factory=dict)
+    checksums: Mapping[str, str] = field(default_factory=lambda: _NOTHING_TOLD)
     media_type: str | None = None
     link: str | None = None
 
