@@ -1,5 +1,7 @@
 """A lane outlives what happens to its connections, and if it ends, nobody waits for it."""
 
+import os
+import socket
 import threading
 import time
 
@@ -11,6 +13,7 @@ from agent.artifacts.engine.pieces import Piece
 from agent.artifacts.engine.settings import EngineSettings
 from agent.core.errors import RetryableError
 from agent.core.reasons import Reason
+from agent.storage.base import HttpSource
 from tests.artifacts.engine_stands import ROUTE, SOURCE, StandDownload, StandPool, order_in, said
 
 
@@ -29,12 +32,12 @@ def lane_of(pool, crashes, wired):
     """Make a lane of that name; all give their parts to the first one."""
     made = []
 
-    def lane_of(name):
+    def lane_of(name, throttle=None):
         lane = EpollLane(
             name,
             pool,
             EngineSettings(),
-            None,
+            throttle,
             clock=time.monotonic,
             crashed=lambda piece, error: crashes.append((piece, error)),
             busy=list,
@@ -98,6 +101,38 @@ def test_a_connection_that_closes_while_it_is_handed_out_costs_a_retry_and_not_t
     assert second.failed[0].reason is Reason.STORAGE_UNAVAILABLE
     third, _, server = give()
     assert answered(third, server)
+
+
+class Sparing:
+    """A throttle that has nothing the first time."""
+
+    pause_seconds = 0.01
+
+    def __init__(self):
+        self.asked = 0
+
+    def take(self, room):
+        self.asked += 1
+        return room if self.asked > 1 else 0
+
+    def give_back(self, count):
+        pass
+
+
+def test_a_request_that_is_half_out_goes_on_after_a_wait_for_bandwidth(lane_of, tmp_path, wired):
+    lane, (wire, server) = lane_of("spared", Sparing()), wired()
+    with socket.socket(fileno=os.dup(wire.descriptor)) as ours:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    server.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n")  # there is something to read before all is asked
+    source = HttpSource(SOURCE.url, SOURCE.answers, headers={"x-long": "x" * 200_000})
+    download = StandDownload(order=order_in(tmp_path, None))
+    lane.give(Connection(wire, ROUTE, time.monotonic()), Piece(download, source, 0, None))
+    asked, server_file = b"", server.makefile("rb")
+    server.settimeout(10)
+    while not asked.endswith(b"\r\n\r\n"):
+        asked += server_file.read1(65536)
+    assert len(asked) > 200_000
+    assert answered(download, server)
 
 
 def test_a_bug_that_ends_a_lane_is_told_to_all_whose_bytes_it_moved(lane, pool, give, crashes, wired):

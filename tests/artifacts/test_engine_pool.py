@@ -195,12 +195,17 @@ def test_one_more_is_asked_for_at_once_after_each_16_answers_in_order_up_to_8(be
     assert all(number <= 1 + sum(came[:at]) // 16 for at, number in enumerate(came))
 
 
-def test_what_goes_wrong_in_the_middle_begins_anew_with_half_the_trust(bench):
+@pytest.mark.parametrize("burst", [1, MOST // 2])
+def test_what_goes_wrong_in_the_middle_begins_anew_with_half_the_trust(bench, burst):
+    """Several that break at once, as when the server goes, are one failure."""
     of_small(bench, 4000)
     answered(bench, 500)
-    connection, piece = bench.given.pop(0)
-    assert piece.behind
-    bench.pool.lost(connection, piece, RetryableError(Reason.STORAGE_UNAVAILABLE, "it broke"))
+    for _ in range(burst):
+        connection, piece = bench.given.pop(0)
+        assert piece.behind
+        bench.clock.now += 0.001
+        bench.pool.lost(connection, piece, RetryableError(Reason.STORAGE_UNAVAILABLE, "it broke"))
+    bench.clock.now += 1
     bench.pool.pump()
     under_way = len(bench.given)
     came = answered(bench, 600)
@@ -234,6 +239,17 @@ def test_only_objects_of_the_same_model_are_asked_for_together(bench):
 def test_what_cannot_be_told_apart_is_asked_for_alone(bench, route, sign):
     of_small(bench, 300, route, sign)
     assert set(answered(bench, 250)) == {1}
+
+
+def test_who_is_stopped_in_the_middle_costs_no_trust(bench):
+    stopped = of_small(bench, 400)
+    answered(bench, 200)
+    bench.pool.remove(stopped)
+    given, bench.given = bench.given, []
+    for connection, piece in given:
+        bench.pool.lost(connection, piece, RetryableError(Reason.STORAGE_UNAVAILABLE, "no longer wanted"))
+    of_small(bench, 400)
+    assert answered(bench, 100)[MOST:][0] == MOST_TOGETHER
 
 
 def test_what_is_behind_is_not_waited_for_once_nobody_wants_it(bench):

@@ -65,6 +65,21 @@ def all_pieces(download, **headers):
     return pieces
 
 
+def test_who_comes_to_retry_when_all_of_it_came_opens_nothing(tmp_path):
+    """Another connection may bring a part whose retry still waits; a partial would be made of nothing."""
+    order = order_in(tmp_path, len(CONTENT), settle=lambda _: (tmp_path / "part").rename(tmp_path / "whole"))
+    crew = StandCrew()
+    download = ranged(order, crew)
+    for piece in all_pieces(download):
+        download.finish(piece)
+    assert crew.changed.wait(5)
+    assert crew.done_ == [download]
+    download.refreshed(SOURCE, 1.0)
+    download.prepare()
+    assert [each.name for each in tmp_path.iterdir() if each.name != "journal"] == ["whole"]
+    assert download.take(1, 2.0) is None
+
+
 @given(reads=st.lists(st.integers(1, 2 * MIB), max_size=20), start=st.integers(0, 2 * MIB))
 def test_whatever_the_network_hands_over_less_than_a_mib_is_not_recorded(reads, start):
     """Reads end where records end, so that a crash costs no more than that (design §8.15)."""

@@ -151,6 +151,8 @@ class OrderCrew:
 
     async def _once_more(self, download: Download, pause_seconds: float) -> None:
         await asyncio.sleep(pause_seconds)
+        if download not in self._moving:
+            return  # another piece's pause was shorter, and all of it came meanwhile
         source = await patiently(download.order.source)
         if not isinstance(source, HttpSource):
             raise RetryableError(Reason.STORAGE_ERROR, "storage changed the way to read an object")

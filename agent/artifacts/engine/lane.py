@@ -322,7 +322,8 @@ class EpollLane:
     def _resume(self, connection: Connection) -> None:
         if connection.wire.descriptor in self._connections:
             if self._throttle is not None:
-                self._epoll.modify(connection.wire.descriptor, select.EPOLLIN)
+                mask = select.EPOLLIN | (select.EPOLLOUT if connection.wants_to_write else 0)
+                self._epoll.modify(connection.wire.descriptor, mask)
             self._serve(connection, writable=False)
 
     def _drop(self, pieces: set[Piece], error: AgentError) -> None:

@@ -69,6 +69,7 @@ class _Origin:
     good: int = 0
     in_order: int = 0
     proof: int = _PROOF
+    doubted_at: float = -1.0
 
     @property
     def together(self) -> int:
@@ -214,8 +215,11 @@ class Pool:
         """*connection* is closed, with the *piece* it worked on."""
         with self._lock:
             origin = self._origin(connection.route)
-            if error is not None and (piece.behind or connection.midway):
-                origin.in_order, origin.proof = 0, origin.proof * 2
+            together = piece.behind or connection.midway
+            if error is not None and together and not self._owner[piece].over:
+                origin.in_order = 0
+                if connection.asked_at >= origin.doubted_at:  # what was asked before is the same failure
+                    origin.doubted_at, origin.proof = self._clock(), origin.proof * 2
             self._open -= 1
             origin.busy -= 1
             self._leave(piece)

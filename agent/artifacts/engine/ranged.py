@@ -60,7 +60,7 @@ class Ranged:
         self._refreshing = False
         self._whole = False  # the origin ignores ranges
         self._renewed = False
-        self._given_up = False
+        self._given_up = self._settling = False
 
     @property
     def signs(self) -> None:
@@ -72,7 +72,7 @@ class Ranged:
 
     def prepare(self) -> None:
         """Open the partial and take over what a journal proves of it; nothing once it was given up."""
-        if self._state is not None and not self._state.over:
+        if self._settling or (self._state is not None and not self._state.over):
             return
         state = self._opened()
         with self._lock:
@@ -350,7 +350,7 @@ class Ranged:
             hashing = state.ordered is not None and state.digests is None
             if state.over or hashing or not state.ranges.complete:
                 return
-            state.over = True
+            state.over = self._settling = True
         self._shut(state)
         self._conclude(state, state.digests or {})
 
@@ -368,6 +368,7 @@ class Ranged:
             with suppress(OSError):
                 state.journal.forget()
             self.order.meter.set(0)
+            self._settling = False
             self._crew.again(self, pause)
         else:
             self._crew.done(self)
