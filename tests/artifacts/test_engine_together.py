@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.artifacts.engine.engine import Engine
-from agent.artifacts.engine.exchange import Connection
+from agent.artifacts.engine.exchange import Connection, believed
 from agent.artifacts.engine.http1 import ProtocolError
+from agent.artifacts.engine.patience import pause_after
 from agent.artifacts.engine.pieces import Piece
 from agent.artifacts.engine.settings import MIB, MOST_TOGETHER, TOGETHER_BYTES
-from agent.core.errors import RetryableError
+from agent.core.errors import RetryableError, TerminalError
 from agent.core.reasons import Reason
 from tests.artifacts.engine_orders import FAST, SMALL, Orders
 from tests.artifacts.engine_stands import ROUTE, SOURCE, StandDownload, order_in, said
@@ -120,7 +121,8 @@ class Front:
         self._ends = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def __getattr__(self, name):
         return getattr(self.origin, name)
@@ -130,6 +132,7 @@ class Front:
 
     def __exit__(self, *_):
         self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()
         for end in (self._listener, *self._ends):
             end.close()
 
@@ -137,8 +140,9 @@ class Front:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
+                self._ends.append(near)
                 far = socket.create_connection(("127.0.0.1", self.origin.port))
-                self._ends += (near, far)
+                self._ends.append(far)
                 threading.Thread(target=self._ask, args=(near, far), daemon=True).start()
                 threading.Thread(target=self._answer, args=(far, near), daemon=True).start()
 
@@ -175,14 +179,57 @@ async def test_who_hears_only_the_first_is_soon_asked_for_one_at_a_time(origin, 
     assert sum(times for count, times in deaf.together.items() if count > 1) < 60
 
 
-async def test_answers_in_a_wrong_order_are_seen(origin, tmp_path):
+@pytest.mark.parametrize(
+    "order",
+    [lambda requests: requests[::-1], lambda requests: requests[:1] * len(requests)],
+    ids=["backwards", "the first again and again"],
+)
+async def test_answers_in_a_wrong_order_are_seen_and_asked_for_one_at_a_time(origin, tmp_path, order):
     contents = laid_out(origin, 400)
-    with Front(origin, order=lambda requests: requests[::-1]) as wrong, pytest.raises(RetryableError) as told:
-        await moved(wrong, contents, tmp_path)
-    assert told.value.reason is Reason.SNAPSHOT_CHANGED
-    for path, content in contents.items():
-        if (tmp_path / path.rpartition("/")[2]).exists():
-            assert (tmp_path / path.rpartition("/")[2]).read_bytes() == content
+    with Front(origin, order=order) as wrong:
+        orders = await moved(wrong, contents, tmp_path)
+    assert {path: orders.read(path) for path in contents} == contents
+    assert max(wrong.together) > 1
+
+
+@pytest.mark.parametrize("refused", [b"/absent", b"/denied"])
+async def test_who_refuses_what_comes_behind_another_is_asked_again(origin, tmp_path, refused):
+    """It is no refusal of the object; one that is repeated is."""
+    contents = laid_out(origin, 400)
+    origin.put("/denied", b"", [Fault(status=403)] * 1000)
+
+    def order(requests):
+        return requests[:1] + [b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % refused] * len(requests[1:])
+
+    with Front(origin, order=order) as choosy:
+        orders = await moved(choosy, contents, tmp_path)
+    assert {path: orders.read(path) for path in contents} == contents
+    assert max(choosy.together) > 1
+
+
+def test_a_refusal_among_others_is_no_last_word_and_a_wait_or_a_full_disk_is():
+    for answer in (
+        TerminalError(Reason.NOT_FOUND, "gone"),
+        RetryableError(Reason.SNAPSHOT_CHANGED, "changed"),
+    ):
+        told = believed(answer)
+        assert pause_after(told, 1) is not None
+        assert answer.message in told.message
+    for answer in (
+        RetryableError(Reason.STORAGE_THROTTLED, "slow", retry_after_seconds=7.0),
+        RetryableError(Reason.DISK_FULL, "full"),
+    ):
+        assert believed(answer) is answer
+
+
+async def test_an_answer_that_pauses_in_its_middle_has_the_time_that_any_other_has(origin, tmp_path):
+    contents = laid_out(origin, 300)
+    slow = list(contents)[150::50]
+    for path in slow:
+        origin.put(path, contents[path], [Fault(drip=len(contents[path]) // 2 + 1)])  # a second in between
+    patient = replace(FAST, stall_seconds=5.0, hedge_seconds=0.2)
+    await moved(origin, contents, tmp_path, patient)
+    assert [len(origin.requests(path)) for path in slow] == [1] * len(slow)
 
 
 @pytest.mark.parametrize(
@@ -214,3 +261,18 @@ async def test_a_stop_in_the_middle_ends_all_of_it_within_a_second(origin, tmp_p
     await asyncio.sleep(0.1)
     assert len(orders.settled) == settled
     engine.close()
+
+
+def test_any_number_of_early_hints_may_come_before_an_answer(tmp_path):
+    connection, downloads = conversation(tmp_path, 1)
+    assert heard(connection, [b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" * 3000 + said(b"x")]) == 1
+    assert downloads[0].came == b"x"
+
+
+@pytest.mark.parametrize("slices", [1, 40])
+def test_an_endless_head_is_refused_however_it_comes(tmp_path, slices):
+    connection, _ = conversation(tmp_path, 1)
+    stream = b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n"
+    step = -(-len(stream) // slices)
+    with pytest.raises(ProtocolError, match="endless"):
+        heard(connection, [stream[at : at + step] for at in range(0, len(stream), step)])

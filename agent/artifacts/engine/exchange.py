@@ -141,27 +141,29 @@ class Connection:
         )
 
     def _take_head(self, data: memoryview) -> memoryview | None:
-        raw = self._begin_bytes + bytes(data[:_USUAL_HEAD_BYTES])
-        end = raw.find(b"\r\n\r\n")
-        if end < 0 and len(data) > _USUAL_HEAD_BYTES:
-            raw = self._begin_bytes + bytes(data[:MAX_HEAD_BYTES])
+        """Return what follows the head of the answer, None where that is not there yet."""
+        while True:
+            raw = self._begin_bytes + bytes(data[:_USUAL_HEAD_BYTES])
             end = raw.find(b"\r\n\r\n")
-        if end < 0:
-            if len(raw) > MAX_HEAD_BYTES:
-                raise ProtocolError("the answer has an endless head")
-            self._begin_bytes = raw
-            return None
-        rest = data[end + 4 - len(self._begin_bytes) :]
-        head = parse_head(raw[:end])
-        if 100 <= head.status < 200:
+            if end < 0 and len(data) > _USUAL_HEAD_BYTES:
+                raw = self._begin_bytes + bytes(data[:MAX_HEAD_BYTES])
+                end = raw.find(b"\r\n\r\n")
+            if end < 0:
+                if len(self._begin_bytes) + len(data) > MAX_HEAD_BYTES:
+                    raise ProtocolError("the answer has an endless head")
+                self._begin_bytes = raw
+                return None
+            data = data[end + 4 - len(self._begin_bytes) :]
             self._begin_bytes = b""
-            return self._take_head(rest) if rest else None
+            head = parse_head(raw[:end])
+            if not 100 <= head.status < 200:
+                break
         self._head = head
         self._left = head.length
         self._chunks = Chunks() if head.chunked else None
         self.reusable = head.keep_alive
         self._judge(head)
-        return rest
+        return data
 
     def _judge(self, head: Head) -> None:
         piece = self._piece
@@ -209,3 +211,14 @@ def translated(error: Exception, route: Route) -> AgentError:
             return RetryableError(
                 Reason.STORAGE_ERROR, f"{route.place}: the request cannot be sent ({type(error).__name__})"
             )
+
+
+def believed(error: AgentError) -> AgentError:
+    """Return what to make of an answer among several that were asked for at once.
+
+    Who mixes them up, or answers only one at a time, may refuse an object for another's sake: a refusal
+    that would end the job is asked for once more, alone.
+    """
+    if isinstance(error, RetryableError) and error.reason is not Reason.SNAPSHOT_CHANGED:
+        return error
+    return RetryableError(Reason.STORAGE_ERROR, f"{error.message} (it is asked for once more, by itself)")

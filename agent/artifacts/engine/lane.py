@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from agent.artifacts.engine.exchange import Connection, translated
+from agent.artifacts.engine.exchange import Connection, believed, translated
 from agent.artifacts.engine.http1 import ProtocolError
 from agent.artifacts.engine.pieces import Piece, unwanted
 from agent.artifacts.engine.pool import Pool
@@ -254,7 +254,7 @@ class EpollLane:
                 connection.go_on(following)
                 return True
         if connection.reusable and not piece.behind:
-            connection.used = True
+            connection.used, connection.midway = True, False
             following = self._pool.next_after(self, connection, piece)
         else:
             self._close(connection)
@@ -282,6 +282,8 @@ class EpollLane:
             return
         self._close(connection)
         told = translated(error, connection.route)
+        if piece.behind or connection.midway:
+            told = believed(told)
         self._pool.lost(connection, piece, told)
         if connection.untouched and isinstance(error, OSError | RetryableError):
             piece.tries -= 1  # it was closed while it was idle: nobody's fault
@@ -352,7 +354,7 @@ class EpollLane:
             return f"nothing came for {silent:.0f} s"
         if piece is None:
             return None
-        if silent > settings.hedge_seconds and connection.midway:
+        if silent > settings.hedge_seconds and connection.midway and connection.untouched:
             return f"nothing came for {silent:.0f} s behind an answer"
         if silent > settings.hedge_seconds and not piece.hedged and piece.download.last(piece):
             piece.hedged = True

@@ -54,9 +54,11 @@ class Streamed:
 
     @property
     def signs(self) -> tuple[object, ...] | None:
-        """Its pins and its size, if it is small and has both."""
+        """Its pins and its size, if it is small and has both. Once it failed, it is asked for alone."""
         size, pins = self.order.obj.size, self.source.expect
-        return (size, *pins.items()) if pins and size is not None and size <= TOGETHER_BYTES else None
+        if self._tries or not pins or size is None or size > TOGETHER_BYTES:
+            return None
+        return (size, *pins.items())
 
     def refreshed(self, source: HttpSource, now: float) -> None:
         """Read from *source* from now on."""
