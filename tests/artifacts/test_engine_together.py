@@ -26,6 +26,7 @@ from tests.artifacts.engine_stands import ROUTE, SOURCE, StandDownload, order_in
 from tests.fakes.faulty_origin import Fault
 
 QUICK = replace(FAST, stall_seconds=2.0, hedge_seconds=0.2)
+PATIENT = replace(FAST, stall_seconds=20.0, hedge_seconds=20.0)
 
 
 def conversation(folder, count):
@@ -164,7 +165,7 @@ class Front:
 async def test_more_are_asked_for_at_once_where_the_answers_come_in_order(origin, tmp_path):
     contents = laid_out(origin, 1000)
     with Front(origin) as front:
-        orders = await moved(front, contents, tmp_path)
+        orders = await moved(front, contents, tmp_path, PATIENT)
     assert {path: orders.read(path) for path in contents} == contents
     assert max(front.together) == MOST_TOGETHER
     assert len(origin.requests()) == len(contents)
@@ -227,8 +228,7 @@ async def test_an_answer_that_pauses_in_its_middle_has_the_time_that_any_other_h
     slow = list(contents)[150::50]
     for path in slow:
         origin.put(path, contents[path], [Fault(drip=len(contents[path]) // 2 + 1)])  # a second in between
-    patient = replace(FAST, stall_seconds=5.0, hedge_seconds=0.2)
-    await moved(origin, contents, tmp_path, patient)
+    await moved(origin, contents, tmp_path, replace(FAST, stall_seconds=10.0, hedge_seconds=0.7))
     assert [len(origin.requests(path)) for path in slow] == [1] * len(slow)
 
 
