@@ -1,6 +1,7 @@
 """Who is trusted over https, and who we say we are."""
 
 import asyncio
+import contextlib
 import ssl
 
 import pytest
@@ -50,6 +51,8 @@ async def answer(origin, context):
     writer.write(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
     line = await reader.readline()
     writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()  # over TLS that takes a while, and the loop may end before
     return line
 
 
