@@ -150,6 +150,8 @@ async def test_a_client_that_says_nothing_is_put_out(tmp_path):
                 async with asyncio.timeout(5):
                     assert await reader.read() == b""
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
         served.cancel()
 
 
