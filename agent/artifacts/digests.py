@@ -62,6 +62,8 @@ def needed(want: Iterable[str], known: Mapping[str, str], size: int | None = Non
 
     *size* is that of the bytes, where it is known beforehand.
     """
+    if not known:
+        return frozenset(want)
     best = next((name for name in COMPUTABLE if name in known), None)
     if best is None and GIT in known and size is not None:
         return frozenset(want) | {GIT} | SEEN_FIRST

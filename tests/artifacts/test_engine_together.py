@@ -6,7 +6,7 @@ import itertools
 import socket
 import threading
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -103,7 +103,9 @@ FAULTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: repr(fault).replace("Fault", ""))
+@pytest.mark.parametrize(
+    "fault", FAULTS, ids=lambda fault: repr({key: value for key, value in asdict(fault).items() if value})
+)
 async def test_what_befalls_one_answer_costs_those_behind_it_nothing_but_time(origin, tmp_path, fault):
     """Every fortieth goes wrong once: no object fails for what befell another, and all come whole."""
     contents = laid_out(origin, 400, lambda number: [fault] if number % 40 == 39 else [])
@@ -251,22 +253,32 @@ async def test_a_stop_in_the_middle_ends_all_of_it_within_a_second(origin, tmp_p
     moving = asyncio.ensure_future(engine.move(await orders.of(*contents)))
     while len(orders.settled) < 150:
         await asyncio.sleep(0.01)
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.3)  # until the connections stand still in what is asked for at once
     moving.cancel()
     began = asyncio.get_running_loop().time()
     with pytest.raises(asyncio.CancelledError):
         await moving
     assert asyncio.get_running_loop().time() - began < 1
     settled = len(orders.settled)
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # in which nothing more may be settled
     assert len(orders.settled) == settled
     engine.close()
 
 
-def test_any_number_of_early_hints_may_come_before_an_answer(tmp_path):
-    connection, downloads = conversation(tmp_path, 1)
-    assert heard(connection, [b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" * 3000 + said(b"x")]) == 1
-    assert downloads[0].came == b"x"
+HINT = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+
+
+def test_early_hints_may_come_before_each_answer(tmp_path):
+    connection, downloads = conversation(tmp_path, 2)
+    assert heard(connection, [HINT * 50 + said(b"x") + HINT * 50 + said(b"y")]) == 2
+    assert [bytes(download.came) for download in downloads] == [b"x", b"y"]
+
+
+@pytest.mark.parametrize("at_once", [1, 3000])
+def test_who_sends_nothing_but_early_hints_is_refused(tmp_path, at_once):
+    connection, _ = conversation(tmp_path, 1)
+    with pytest.raises(ProtocolError, match="1xx"):
+        heard(connection, [HINT * at_once] * 100)
 
 
 @pytest.mark.parametrize("slices", [1, 40])

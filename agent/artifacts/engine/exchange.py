@@ -19,6 +19,8 @@ from agent.core.reasons import Reason
 MAX_ERROR_BODY = 64 << 10
 _NOTHING = memoryview(b"")
 _USUAL_HEAD_BYTES = 4096
+_MOST_HINTS = 64
+"""So many 1xx answers may come before the answer itself; who sends them for ever keeps a thread busy."""
 
 
 class Connection:
@@ -37,6 +39,7 @@ class Connection:
         self.midway = False
         self.rest = _NOTHING
         self._unsent = b""
+        self._hints = 0
         self._head: Head | None = None
         self._begin_bytes = b""
         self._left: int | None = None
@@ -55,7 +58,7 @@ class Connection:
 
     @property
     def untouched(self) -> bool:
-        """A used connection that brought nothing of this answer: it was closed while it was idle."""
+        """A used connection that brought nothing of this answer: it broke while idle, or before its turn."""
         return self.used and self._head is None and not self._begin_bytes
 
     def start(self, piece: Piece, now: float) -> None:
@@ -79,6 +82,7 @@ class Connection:
         self.piece = piece
         self._head, self._begin_bytes, self._left = None, b"", None
         self._chunks = self._error_body = None
+        self._hints = 0
 
     def flush(self) -> bool:
         """Send what is left of the request; true once all of it is out."""
@@ -158,6 +162,9 @@ class Connection:
             head = parse_head(raw[:end])
             if not 100 <= head.status < 200:
                 break
+            self._hints += 1
+            if self._hints > _MOST_HINTS:
+                raise ProtocolError("only 1xx answers come, and never the answer itself")
         self._head = head
         self._left = head.length
         self._chunks = Chunks() if head.chunked else None

@@ -94,8 +94,7 @@ class Streamed:
         self._let_in = True
         self._told = dict(piece.source.answers.checksums(head.headers))
         listed = order.obj.size
-        known = {**self._told, **order.obj.checksums}
-        algorithms = needed(order.want, known, listed) if known else order.want
+        algorithms = needed(order.want, {**self._told, **order.obj.checksums}, listed)
         self._digests = Digests(algorithms or SEEN_FIRST, listed)
         order.meter.set(0)
         size = listed or 0
