@@ -20,6 +20,7 @@ BLOCK = 512
 TEMP_PREFIX = ".agent-tmp-"
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _MAX_DEPTH = 128  # ours are at most 32 deep; a descriptor is held open a level
+_OF_ONE_ENTRY = frozenset({errno.EPERM, errno.EACCES, errno.EBUSY, errno.ELOOP, errno.ENOTEMPTY})
 _NO_EXCHANGE = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
 
 
@@ -148,7 +149,7 @@ class Folder:
     def remove_tree(self, name: str) -> None:
         """Remove whatever the name is, with all below it, following no link; absent is fine.
 
-        What can be removed goes even where something beside it cannot; raises the first OSError.
+        What can be removed goes even where an entry beside it cannot; raises the first OSError.
         """
         _remove(self.fd, name, 0)
 
@@ -189,6 +190,8 @@ def _remove_directory(parent: int, name: str, depth: int) -> None:
             try:
                 _remove(fd, each, depth + 1)
             except OSError as error:
+                if error.errno not in _OF_ONE_ENTRY:
+                    raise  # of the volume: each of a million others would fail likewise
                 failed = failed or error
         if failed is not None:
             raise failed
